@@ -11,7 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 /// The path in `unix:///run/x.sock`, `unix:/run/x.sock`, or a plain path.
 pub fn path_of(endpoint: &str) -> PathBuf {
     let path = endpoint.strip_prefix("unix:").unwrap_or(endpoint);
-    PathBuf::from(if path.starts_with("//") { &path[2..] } else { path })
+    PathBuf::from(path.strip_prefix("//").unwrap_or(path))
 }
 
 /// Listens on `path`, mode 0660, with its parent directory made where it is missing. A socket

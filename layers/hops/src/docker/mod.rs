@@ -4,11 +4,13 @@
 //! [`API_VERSION`] and negotiates down to [`MIN_API_VERSION`] as Docker 20.10 does. A verb is a
 //! table line: method, path, query, body, answer. [`verbs`] is the table.
 
+mod document;
 mod message;
 mod query;
 mod verbs;
 
 pub use bollard_stubs::models;
+pub use document::*;
 pub use message::*;
 pub use query::*;
 pub use verbs::*;

@@ -193,6 +193,11 @@ queries! {
         /// Keep untagged parents.
         noprune: Flag,
     }
+    /// `DELETE /volumes/{id}`.
+    VolumeRemoveQuery {
+        /// Be content when it does not exist.
+        force: Flag,
+    }
     /// `GET /events`.
     EventsQuery {
         /// From this time.

@@ -4,7 +4,7 @@ use bollard_stubs::models;
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{message::*, query::*};
+use super::{document, message::*, query::*};
 use crate::{Handle, HandleStream, Hop, Op, StreamOp};
 
 /// A line of the table.
@@ -164,7 +164,7 @@ table! {
         Info Get "/info" NoQuery, () => 200 Json<models::SystemInfo>;
         ContainerList Get "/containers/json" ContainerListQuery, () => 200 Json<Vec<models::ContainerSummary>>;
         ContainerCreate Post "/containers/create" ContainerCreateQuery, Json<models::ContainerCreateBody> => 201 Json<models::ContainerCreateResponse>;
-        ContainerInspect Get "/containers/{id}/json" SizeQuery, () => 200 Json<models::ContainerInspectResponse>;
+        ContainerInspect Get "/containers/{id}/json" SizeQuery, () => 200 Json<document::ContainerDocument>;
         ContainerStart Post "/containers/{id}/start" NoQuery, () => 204 Changed;
         ContainerStop Post "/containers/{id}/stop" StopQuery, () => 204 Changed;
         ContainerRestart Post "/containers/{id}/restart" StopQuery, () => 204 ();
@@ -176,14 +176,18 @@ table! {
         ContainerRemove Delete "/containers/{id}" ContainerRemoveQuery, () => 204 ();
         ContainerTop Get "/containers/{id}/top" TopQuery, () => 200 Json<models::ContainerTopResponse>;
         ContainerResize Post "/containers/{id}/resize" ResizeQuery, () => 200 ();
-        ExecCreate Post "/containers/{id}/exec" NoQuery, Json<models::ExecConfig> => 201 Json<models::IdResponse>;
+        ExecCreate Post "/containers/{id}/exec" NoQuery, Json<models::ExecConfig> => 201 Json<document::Created>;
         ExecInspect Get "/exec/{id}/json" NoQuery, () => 200 Json<models::ExecInspectResponse>;
         ExecResize Post "/exec/{id}/resize" ResizeQuery, () => 201 ();
-        ImageList Get "/images/json" ImageListQuery, () => 200 Json<Vec<models::ImageSummary>>;
-        ImageInspect Get "/images/{id}/json" NoQuery, () => 200 Json<models::ImageInspect>;
+        ImageList Get "/images/json" ImageListQuery, () => 200 Json<Vec<document::ImageSummary>>;
+        ImageInspect Get "/images/{id}/json" NoQuery, () => 200 Json<document::ImageDocument>;
         ImageHistory Get "/images/{id}/history" NoQuery, () => 200 Json<Vec<models::ImageHistoryResponseItem>>;
         ImageTag Post "/images/{id}/tag" ImageTagQuery, () => 201 ();
         ImageRemove Delete "/images/{id}" ImageRemoveQuery, () => 200 Json<Vec<models::ImageDeleteResponseItem>>;
+        VolumeList Get "/volumes" FiltersQuery, () => 200 Json<models::VolumeListResponse>;
+        VolumeInspect Get "/volumes/{id}" NoQuery, () => 200 Json<models::Volume>;
+        VolumeCreate Post "/volumes/create" NoQuery, Json<models::VolumeCreateRequest> => 201 Json<models::Volume>;
+        VolumeRemove Delete "/volumes/{id}" VolumeRemoveQuery, () => 204 ();
         NetworkList Get "/networks" FiltersQuery, () => 200 Json<Vec<models::Network>>;
         NetworkInspect Get "/networks/{id}" NoQuery, () => 200 Json<models::Network>;
     }
@@ -193,9 +197,9 @@ table! {
         ContainerLogs Get "/containers/{id}/logs" LogsQuery, () => Bytes, upgrades false, uploads false;
         ContainerAttach Post "/containers/{id}/attach" AttachQuery, () => Bytes, upgrades true, uploads false;
         ExecStart Post "/exec/{id}/start" NoQuery, Json<models::ExecStartConfig> => Bytes, upgrades true, uploads false;
-        ImageCreate Post "/images/create" ImageCreateQuery, () => Json<models::CreateImageInfo>, upgrades false, uploads true;
-        ImageLoad Post "/images/load" ImageLoadQuery, () => Json<models::CreateImageInfo>, upgrades false, uploads true;
+        ImageCreate Post "/images/create" ImageCreateQuery, () => Json<document::Progress>, upgrades false, uploads true;
+        ImageLoad Post "/images/load" ImageLoadQuery, () => Json<document::Progress>, upgrades false, uploads true;
         ImageSave Get "/images/get" ImageSaveQuery, () => Bytes, upgrades false, uploads false;
-        Events Get "/events" EventsQuery, () => Json<models::EventMessage>, upgrades false, uploads false;
+        Events Get "/events" EventsQuery, () => Json<document::Event>, upgrades false, uploads false;
     }
 }

@@ -16,7 +16,7 @@ use prost::Message;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::unix::{OwnedReadHalf, OwnedWriteHalf},
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::AbortHandle,
 };
 
@@ -34,6 +34,8 @@ struct Connection {
     calls: Arc<Mutex<Calls>>,
     next: AtomicU32,
     reader: AbortHandle,
+    /// Errs once the reader has ended, which holds the other end.
+    lost: watch::Receiver<()>,
 }
 
 /// The calls that wait for an answer; `None` once the connection is lost.
@@ -50,18 +52,31 @@ impl Client {
             .map_err(|e| HopError::new(Kind::Unavailable, e.to_string()).because(e))?;
         let (reader, writer) = stream.into_split();
         let calls = Arc::new(Mutex::new(Some(HashMap::new())));
-        let reader = tokio::spawn(read(reader, calls.clone())).abort_handle();
+        let (alive, lost) = watch::channel(());
+        let reading = read(reader, calls.clone());
+        let reader = tokio::spawn(async move {
+            let _alive = alive;
+            reading.await;
+        })
+        .abort_handle();
         Ok(Client(Arc::new(Connection {
             writer: tokio::sync::Mutex::new(writer),
             calls,
             next: AtomicU32::new(1),
             reader,
+            lost,
         })))
     }
 
     /// Whether the server has gone away.
     pub fn is_closed(&self) -> bool {
         self.0.calls.lock().unwrap_or_else(|e| e.into_inner()).is_none()
+    }
+
+    /// Completes when the server has gone away.
+    pub async fn closed(&self) {
+        let mut lost = self.0.lost.clone();
+        while lost.changed().await.is_ok() {}
     }
 
     async fn call(&self, cx: &Cx, path: &str, payload: Bytes) -> Result<Bytes> {

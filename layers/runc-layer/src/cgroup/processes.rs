@@ -1,0 +1,147 @@
+//! What is in a cgroup: listing, freezing, killing, removing.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use super::{Cgroup, c_path, read, read_line, write};
+use crate::{
+    Error, Result,
+    sys::{Errno, file, process},
+};
+
+impl Cgroup {
+    /// The directory that is asked for processes.
+    fn process_directory(&self) -> Option<&Path> {
+        ["devices", "pids", "memory", "freezer"]
+            .iter()
+            .find_map(|controller| self.directory(controller))
+            .or_else(|| self.paths.values().next().map(|p| p.as_path()))
+    }
+
+    /// The pids in the cgroup and below it.
+    pub(crate) fn pids(&self) -> Result<Vec<i32>> {
+        let mut pids = Vec::new();
+        if let Some(dir) = self.process_directory() {
+            collect(dir, &mut pids)?;
+        }
+        Ok(pids)
+    }
+
+    /// Whether the cgroup is frozen.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let Some(dir) = self.directory("freezer") else { return false };
+        match self.version {
+            2 => read_line(dir, "cgroup.freeze").is_ok_and(|state| state == "1"),
+            _ => read_line(dir, "freezer.state").is_ok_and(|state| state != "THAWED"),
+        }
+    }
+
+    /// Freezes or thaws every process, and waits until it is so.
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
+        let dir = self
+            .directory("freezer")
+            .ok_or_else(|| Error::Invalid("cannot freeze: no freezer cgroup".into()))?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        if self.version == 2 {
+            write(dir, "cgroup.freeze", if frozen { "1" } else { "0" })?;
+        }
+        let wanted = if frozen { "FROZEN" } else { "THAWED" };
+        loop {
+            let done = if self.version == 2 {
+                let wanted = if frozen { "frozen 1" } else { "frozen 0" };
+                read(dir, "cgroup.events")?.lines().any(|line| line == wanted)
+            } else {
+                // A process that forks while it is being frozen can keep the state at FREEZING
+                // until it is asked again.
+                write(dir, "freezer.state", wanted)?;
+                read_line(dir, "freezer.state")? == wanted
+            };
+            if done {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                if frozen {
+                    let _ = self.freeze(false);
+                }
+                return Err(Error::Invalid("unable to freeze".into()));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Sends `signal` to every process in the cgroup; one that is gone meanwhile is no error.
+    pub(crate) fn signal_all(&self, signal: i32) -> Result<()> {
+        let freezable = self.directory("freezer").is_some() && !self.is_frozen();
+        // Frozen, nothing can fork away between the listing and the signal.
+        let frozen = freezable && self.freeze(true).is_ok();
+        let result = self.pids().and_then(|pids| {
+            for pid in pids {
+                match process::kill(pid, signal) {
+                    Ok(()) | Err(Errno::SRCH) => {}
+                    Err(e) => return Err(Error::os(format!("kill {pid}"), e)),
+                }
+            }
+            Ok(())
+        });
+        if frozen {
+            self.freeze(false)?;
+        }
+        result
+    }
+
+    /// Removes the directories and what is below them, waiting for processes that are just
+    /// exiting.
+    pub(crate) fn remove(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        self.paths.values().try_for_each(|path| remove(path, deadline))
+    }
+}
+
+fn collect(dir: &Path, pids: &mut Vec<i32>) -> Result<()> {
+    match read(dir, "cgroup.procs") {
+        Ok(text) => pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok())),
+        Err(Error::Os { errno: Errno::NOENT | Errno::NODEV, .. }) => return Ok(()),
+        // A threaded cgroup lists its processes in its domain only.
+        Err(Error::Os { errno: Errno::OPNOTSUPP, .. }) => {}
+        Err(e) => return Err(e),
+    }
+    for child in children(dir) {
+        collect(&child, pids)?;
+    }
+    Ok(())
+}
+
+fn children(dir: &Path) -> Vec<std::path::PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|e| e.path())
+        .collect()
+}
+
+fn remove(dir: &Path, deadline: Instant) -> Result<()> {
+    let path = c_path(dir)?;
+    let mut pause = Duration::from_micros(100);
+    loop {
+        match file::rmdir(&path) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::BUSY) => {
+                for child in children(dir) {
+                    remove(&child, deadline)?;
+                }
+                match file::rmdir(&path) {
+                    Ok(()) | Err(Errno::NOENT) => return Ok(()),
+                    Err(Errno::BUSY) if Instant::now() < deadline => {
+                        std::thread::sleep(pause);
+                        pause = (pause * 2).min(Duration::from_millis(10));
+                    }
+                    Err(e) => return Err(Error::os(format!("rmdir {}", dir.display()), e)),
+                }
+            }
+            Err(e) => return Err(Error::os(format!("rmdir {}", dir.display()), e)),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The commands that change containers.
+
+use std::path::PathBuf;
+
+use super::{Failure, Invocation, Outcome, attach::Attachment, options::Parsed, signals};
+use crate::{
+    Create, Error, Exec, ExecProcess, Result,
+    error::Context,
+    spec::{Process, Spec, decode},
+    sys::credentials,
+};
+
+/// The id is the first argument of every command that has one.
+fn id<'a>(invocation: &'a Invocation<'_>) -> &'a str {
+    invocation.options.rest.first().map_or("", String::as_str)
+}
+
+fn path(options: &Parsed, name: &str) -> Option<PathBuf> {
+    options.get(name).filter(|p| !p.is_empty()).map(PathBuf::from)
+}
+
+/// Descriptors that the program keeps: those asked for, and those of socket activation
+/// (sd_listen_fds(3)) with the variables that tell of them.
+fn preserved(options: &Parsed) -> std::result::Result<(u32, Vec<String>), String> {
+    let asked: u32 = options.number("--preserve-fds")?.unwrap_or(0);
+    let listening = std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse::<u32>().ok());
+    Ok(match listening {
+        Some(n) => (asked + n, vec![format!("LISTEN_FDS={n}"), "LISTEN_PID=1".to_owned()]),
+        None => (asked, Vec::new()),
+    })
+}
+
+fn request(invocation: &Invocation<'_>) -> std::result::Result<Create, Failure> {
+    let o = &invocation.options;
+    if o.get("--pidfd-socket").is_some() {
+        return Err("--pidfd-socket is not supported".into());
+    }
+    let (preserve_fds, env) = preserved(o)?;
+    Ok(Create {
+        id: id(invocation).to_owned(),
+        bundle: path(o, "--bundle").unwrap_or_else(|| PathBuf::from(".")),
+        console_socket: path(o, "--console-socket"),
+        pid_file: path(o, "--pid-file"),
+        no_pivot: o.on("--no-pivot"),
+        no_new_keyring: o.on("--no-new-keyring"),
+        preserve_fds,
+        env,
+        ..Create::default()
+    })
+}
+
+fn warn(invocation: &Invocation<'_>, warnings: &[String]) {
+    for warning in warnings {
+        invocation.log.warning(warning);
+    }
+}
+
+pub(super) fn create(invocation: &Invocation<'_>) -> Outcome {
+    let created = invocation
+        .runtime
+        .create(request(invocation)?)
+        .map_err(|e| Failure::of("runc create failed", e, 1))?;
+    warn(invocation, &created.warnings);
+    Ok(0)
+}
+
+pub(super) fn run(invocation: &Invocation<'_>) -> Outcome {
+    let mut request = request(invocation)?;
+    let failed = |e: Error| Failure::of("runc run failed", e, 1);
+    if invocation.options.on("--detach") {
+        let started = invocation.runtime.run(request).map_err(failed)?;
+        warn(invocation, &started.warnings);
+        return Ok(0);
+    }
+    let id = request.id.clone();
+    if request.console_socket.is_some() {
+        return Err(failed(Error::Invalid(
+            "cannot use console socket if runc will not detach or allocate tty".into(),
+        )));
+    }
+    let spec = Spec::load(&request.bundle).map_err(failed)?;
+    let tty = spec.process.as_ref().is_some_and(|p| p.terminal);
+    if !invocation.options.on("--no-subreaper") {
+        // What the container's process leaves behind is ours to wait for.
+        let _ = credentials::become_subreaper();
+    }
+    let (attachment, console) = Attachment::new(tty).map_err(failed)?;
+    request.console = console;
+    let started = invocation.runtime.run_spec(request, spec).map_err(failed)?;
+    warn(invocation, &started.warnings);
+    let code = attachment.stay(&started).map_err(failed);
+    if !invocation.options.on("--keep") {
+        invocation.runtime.delete(&id, true).map_err(failed)?;
+    }
+    Ok(code? as u8)
+}
+
+pub(super) fn start(invocation: &Invocation<'_>) -> Outcome {
+    invocation.runtime.start(id(invocation))?;
+    Ok(0)
+}
+
+pub(super) fn state(invocation: &Invocation<'_>) -> Outcome {
+    let state = invocation.runtime.state(id(invocation))?;
+    super::show::print_json(&state)
+}
+
+pub(super) fn kill(invocation: &Invocation<'_>) -> Outcome {
+    let signal = invocation.options.rest.get(1).map_or("SIGTERM", String::as_str);
+    let signal = signals::parse(signal)?;
+    invocation.runtime.kill(id(invocation), signal, invocation.options.on("--all"))?;
+    Ok(0)
+}
+
+pub(super) fn delete(invocation: &Invocation<'_>) -> Outcome {
+    invocation.runtime.delete(id(invocation), invocation.options.on("--force"))?;
+    Ok(0)
+}
+
+pub(super) fn pause(invocation: &Invocation<'_>) -> Outcome {
+    invocation.runtime.pause(id(invocation))?;
+    Ok(0)
+}
+
+pub(super) fn resume(invocation: &Invocation<'_>) -> Outcome {
+    invocation.runtime.resume(id(invocation))?;
+    Ok(0)
+}
+
+pub(super) fn no_criu(_: &Invocation<'_>) -> Outcome {
+    Err("checkpoint and restore are not supported: CRIU is not used by this runtime".into())
+}
+
+pub(super) fn exec(invocation: &Invocation<'_>) -> Outcome {
+    // runc answers 255 for whatever keeps the process from running.
+    let failed = |e: Error| Failure::of("exec failed", e, 255);
+    let o = &invocation.options;
+    let (process, tty) = exec_process(o).map_err(failed)?;
+    let (preserve_fds, env) = preserved(o)?;
+    let process = match process {
+        ExecProcess::Like { args, tty, user, additional_gids, cwd, env: own, capabilities, no_new_privileges, apparmor, selinux_label } => {
+            let env = own.into_iter().chain(env).collect();
+            ExecProcess::Like { args, tty, user, additional_gids, cwd, env, capabilities, no_new_privileges, apparmor, selinux_label }
+        }
+        json => json,
+    };
+    let mut request = Exec {
+        id: id(invocation).to_owned(),
+        process,
+        pid_file: path(o, "--pid-file"),
+        console_socket: path(o, "--console-socket"),
+        preserve_fds,
+        cgroups: o.all("--cgroup"),
+        ignore_paused: o.on("--ignore-paused"),
+        ..Exec::default()
+    };
+    if o.on("--detach") {
+        let started = invocation.runtime.exec(request).map_err(failed)?;
+        warn(invocation, &started.warnings);
+        return Ok(0);
+    }
+    if request.console_socket.is_some() {
+        return Err(failed(Error::Invalid(
+            "cannot use console socket if runc will not detach or allocate tty".into(),
+        )));
+    }
+    let (attachment, console) = Attachment::new(tty).map_err(failed)?;
+    request.console = console;
+    let started = invocation.runtime.exec(request).map_err(failed)?;
+    warn(invocation, &started.warnings);
+    Ok(attachment.stay(&started).map_err(failed)? as u8)
+}
+
+/// The process of `exec`, and whether it wants a terminal.
+fn exec_process(o: &Parsed) -> Result<(ExecProcess, bool)> {
+    if let Some(path) = o.get("--process") {
+        let json = std::fs::read(path).context(|| format!("open {path}"))?;
+        let process: Process = decode(&json, "process")?;
+        return Ok((ExecProcess::Json(json), process.terminal));
+    }
+    let args = o.rest.get(1..).unwrap_or(&[]).to_vec();
+    if args.is_empty() {
+        return Err(Error::Invalid("process args cannot be empty".into()));
+    }
+    let number = |what: &str, text: &str| {
+        text.parse::<u32>()
+            .map_err(|_| Error::Invalid(format!("parsing {text} as int for {what} failed")))
+    };
+    let user = match o.get("--user") {
+        None => None,
+        Some(text) => Some(match text.split_once(':') {
+            Some((uid, gid)) => (number("uid", uid)?, Some(number("gid", gid)?)),
+            None => (number("uid", text)?, None),
+        }),
+    };
+    let additional_gids = o
+        .all("--additional-gids")
+        .iter()
+        .map(|gid| number("gid", gid))
+        .collect::<Result<Vec<_>>>()?;
+    let tty = o.on("--tty");
+    let process = ExecProcess::Like {
+        args,
+        tty,
+        user,
+        additional_gids,
+        cwd: o.get("--cwd").map(str::to_owned),
+        env: o.all("--env"),
+        capabilities: o.all("--cap"),
+        no_new_privileges: o.get("--no-new-privs").map(|on| on == "true"),
+        apparmor: o.get("--apparmor").map(str::to_owned),
+        selinux_label: o.get("--process-label").map(str::to_owned),
+    };
+    Ok((process, tty))
+}

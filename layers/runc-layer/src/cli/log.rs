@@ -1,0 +1,53 @@
+//! runc's log: logrus lines, as text or JSON, in a file or on standard error.
+
+use std::{fs::File, io::Write, path::PathBuf};
+
+use crate::state::now;
+
+/// Where messages go.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    pub(super) file: Option<PathBuf>,
+    pub(super) json: bool,
+    pub(super) debug: bool,
+}
+
+impl Log {
+    pub(super) fn error(&self, message: &str) {
+        self.line("error", message);
+        if self.file.is_some() {
+            eprintln!("{message}");
+        }
+    }
+
+    pub(super) fn warning(&self, message: &str) {
+        self.line("warning", message);
+    }
+
+    pub(super) fn debug(&self, message: &str) {
+        if self.debug {
+            self.line("debug", message);
+        }
+    }
+
+    fn line(&self, level: &str, message: &str) {
+        let time = now();
+        // Seconds are enough: what follows the point goes, the zone stays.
+        let time = format!("{}Z", time.split('.').next().unwrap_or(&time));
+        let line = if self.json {
+            serde_json::json!({"level": level, "msg": message, "time": time}).to_string()
+        } else {
+            format!("time={time:?} level={level} msg={message:?}")
+        };
+        let file = self.file.as_ref().map(|path| {
+            use std::os::unix::fs::OpenOptionsExt;
+            File::options().append(true).create(true).mode(0o644).open(path)
+        });
+        match file {
+            Some(Ok(mut file)) => {
+                let _ = writeln!(file, "{line}");
+            }
+            _ => eprintln!("{line}"),
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The commands that only tell: list, ps, events, spec, features, version.
+
+use std::{io::Write, time::Duration};
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::{COMMANDS, Invocation, Outcome, version_text};
+use crate::{Error, VERSION, namespace, plan, seccomp, sys};
+
+fn print(text: &str) -> Outcome {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(0),
+    }
+}
+
+pub(super) fn print_json(value: &impl Serialize) -> Outcome {
+    let mut out = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"  ");
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))?;
+    out.push(b'\n');
+    print(&String::from_utf8_lossy(&out))
+}
+
+pub(super) fn version() -> Outcome {
+    print(&format!("{}\n", version_text()))
+}
+
+pub(super) fn usage() -> Outcome {
+    let names: Vec<&str> = COMMANDS.iter().map(|c| c.name).collect();
+    print(&format!(
+        "{}\n\nstrata-runc [global options] command [command options] [arguments...]\n\nCOMMANDS:\n   {}\n",
+        version_text(),
+        names.join("\n   ")
+    ))
+}
+
+pub(super) fn help(_: &Invocation<'_>) -> Outcome {
+    usage()
+}
+
+/// The name of a user, or `#uid`.
+fn user_name(uid: u32) -> String {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    passwd
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            Some((fields.next()?, fields.nth(1)?))
+        })
+        .find(|(_, id)| id.parse() == Ok(uid))
+        .map_or_else(|| format!("#{uid}"), |(name, _)| name.to_owned())
+}
+
+pub(super) fn list(invocation: &Invocation<'_>) -> Outcome {
+    let containers = invocation.runtime.list()?;
+    if invocation.options.on("--quiet") {
+        return print(&containers.iter().map(|c| format!("{}\n", c.id)).collect::<String>());
+    }
+    match invocation.options.get("--format").unwrap_or("table") {
+        "table" => {
+            let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(String::from)];
+            rows.extend(containers.iter().map(|c| {
+                [
+                    c.id.clone(),
+                    c.pid.to_string(),
+                    c.status.name().to_owned(),
+                    c.bundle.display().to_string(),
+                    c.created.clone(),
+                    user_name(c.owner_uid),
+                ]
+            }));
+            print(&table(&rows))
+        }
+        "json" => {
+            let list: Vec<serde_json::Value> = containers
+                .iter()
+                .map(|c| {
+                    let mut value = serde_json::to_value(c).unwrap_or_default();
+                    value["owner"] = json!(user_name(c.owner_uid));
+                    value
+                })
+                .collect();
+            // Go prints a nil slice as null.
+            let text =
+                if list.is_empty() { "null".to_owned() } else { serde_json::to_string(&list)? };
+            print(&text)
+        }
+        _ => Err("invalid format option".into()),
+    }
+}
+
+/// Columns at least 12 wide with three spaces between, as runc's.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        rows.iter().map(|row| row[column].len() + 3).max().unwrap_or(0).max(12)
+    });
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            line.push_str(&format!("{cell:<width$}"));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+pub(super) fn ps(invocation: &Invocation<'_>) -> Outcome {
+    let o = &invocation.options;
+    let pids = invocation.runtime.ps(o.rest.first().map_or("", String::as_str))?;
+    match o.get("--format").unwrap_or("table") {
+        "json" => print(&serde_json::to_string(&pids)?),
+        "table" => {
+            let mut args: Vec<&str> = o.rest[1..].iter().map(String::as_str).collect();
+            if args.is_empty() {
+                args.push("-ef");
+            }
+            let output = std::process::Command::new("ps").args(&args).output()?;
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stderr);
+                return Err(format!("{}: {}", output.status, said.trim()).into());
+            }
+            let text = String::from_utf8_lossy(&output.stdout);
+            let mut lines = text.lines();
+            let header = lines.next().unwrap_or_default();
+            let column = header
+                .split_whitespace()
+                .position(|title| title == "PID")
+                .ok_or("couldn't find PID field in ps output")?;
+            let mut shown = format!("{header}\n");
+            for line in lines {
+                let pid = line.split_whitespace().nth(column).and_then(|p| p.parse::<i32>().ok());
+                if pid.is_some_and(|pid| pids.contains(&pid)) {
+                    shown.push_str(line);
+                    shown.push('\n');
+                }
+            }
+            print(&shown)
+        }
+        _ => Err("invalid format option".into()),
+    }
+}
+
+pub(super) fn events(invocation: &Invocation<'_>) -> Outcome {
+    let o = &invocation.options;
+    let id = o.rest.first().map_or("", String::as_str);
+    let interval = match o.get("--interval") {
+        None => Duration::from_secs(5),
+        Some(text) => duration(text)
+            .filter(|d| !d.is_zero())
+            .ok_or_else(|| format!("duration interval must be greater than 0: {text:?}"))?,
+    };
+    loop {
+        match invocation.runtime.stats(id) {
+            Ok(data) => {
+                print(&format!("{}\n", json!({"type": "stats", "id": id, "data": data})))?;
+            }
+            Err(Error::NotRunning) if !o.on("--stats") => return Ok(0),
+            Err(Error::NotRunning) => {
+                return Err(format!("container with id {id} is not running").into());
+            }
+            Err(e) => return Err(e.into()),
+        }
+        if o.on("--stats") {
+            return Ok(0);
+        }
+        std::thread::sleep(interval);
+    }
+}
+
+/// A duration of Go's with one unit: `5s`, `200ms`, `1m`.
+fn duration(text: &str) -> Option<Duration> {
+    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+    let (number, unit) = text.split_at(at);
+    let seconds = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()
+}
+
+pub(super) fn spec(invocation: &Invocation<'_>) -> Outcome {
+    let bundle = invocation.options.get("--bundle").unwrap_or(".");
+    let path = std::path::Path::new(bundle).join("config.json");
+    if path.exists() {
+        return Err(format!("File {} exists. Remove it first", path.display()).into());
+    }
+    let spec = template(invocation.options.on("--rootless"));
+    let mut out = serde_json::to_vec_pretty(&spec)?;
+    out.push(b'\n');
+    crate::state::replace_file(&path, &out, 0o666)?;
+    Ok(0)
+}
+
+/// The configuration that `runc spec` writes (libcontainer/specconv/example.go): a shell in five
+/// namespaces with the default mounts, masked and read-only paths.
+fn template(rootless: bool) -> serde_json::Value {
+    let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| {
+        json!({"destination": destination, "type": kind, "source": source, "options": options})
+    };
+    let pts: &[&str] = match rootless {
+        true => &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
+        false => &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+    };
+    let sys = match rootless {
+        true => mount("/sys", "none", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"]),
+        false => mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+    };
+    let mut mounts = vec![
+        json!({"destination": "/proc", "type": "proc", "source": "proc"}),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount("/dev/pts", "devpts", "devpts", pts),
+        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        sys,
+    ];
+    let mut namespaces = vec!["pid", "ipc", "uts", "mount"];
+    let mut linux = json!({
+        "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys",
+            "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
+            "/sys/firmware", "/proc/scsi"],
+        "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+    });
+    if rootless {
+        namespaces.push("user");
+        let map = |id: u32| json!([{"containerID": 0, "hostID": id, "size": 1}]);
+        linux["uidMappings"] = map(sys::credentials::effective_uid());
+        linux["gidMappings"] = map(sys::credentials::effective_gid());
+    } else {
+        namespaces.push("network");
+        linux["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
+        mounts.push(mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", "ro"],
+        ));
+    }
+    if crate::cgroup::Hierarchies::find().is_ok_and(|h| h.is_v2()) {
+        namespaces.push("cgroup");
+    }
+    linux["namespaces"] = namespaces.iter().map(|kind| json!({"type": kind})).collect();
+    json!({
+        "ociVersion": VERSION,
+        "process": {
+            "terminal": true,
+            "user": {"uid": 0, "gid": 0},
+            "args": ["sh"],
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
+            "cwd": "/",
+            "capabilities": {"bounding": caps, "effective": caps, "permitted": caps, "ambient": caps},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+            "noNewPrivileges": true,
+        },
+        "root": {"path": "rootfs", "readonly": true},
+        "hostname": "runc",
+        "mounts": mounts,
+        "linux": linux,
+    })
+}
+
+pub(super) fn features(_: &Invocation<'_>) -> Outcome {
+    let names = |list: &mut dyn Iterator<Item = String>| {
+        let mut list: Vec<String> = list.collect();
+        list.sort();
+        list
+    };
+    let known = |list: &[(&str, u32)]| list.iter().map(|(n, _)| (*n).to_owned()).collect::<Vec<_>>();
+    let features = json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": VERSION,
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
+        "mountOptions": names(&mut plan::mount_option_names()),
+        "linux": {
+            "namespaces": names(&mut namespace::Kind::spec_names().map(String::from)),
+            "capabilities": plan::capability_names(),
+            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "seccomp": {
+                "enabled": sys::seccomp::action_available(0x7fff_0000),
+                "actions": known(&seccomp::ACTIONS),
+                "operators": seccomp::OPERATORS.map(|(name, _)| name),
+                "archs": names(&mut seccomp::architectures().map(String::from)),
+                "knownFlags": seccomp::FLAGS.map(|(name, _)| name),
+                "supportedFlags": seccomp::FLAGS.map(|(name, _)| name),
+            },
+            "apparmor": {"enabled": true},
+            "selinux": {"enabled": true},
+            "intelRdt": {"enabled": false},
+            "mountExtensions": {"idmap": {"enabled": true}},
+            "netDevices": {"enabled": false},
+        },
+        "annotations": {"org.strata.runc.version": env!("CARGO_PKG_VERSION")},
+        "potentiallyUnsafeConfigAnnotations": [],
+    });
+    print_json(&features)
+}
+

@@ -1,0 +1,413 @@
+//! The root filesystem's part of the plan: mounts in order, device nodes, hidden paths.
+
+use std::{
+    ffi::CString,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use super::{c_path, c_string, options::Options};
+use crate::{
+    Error, Result,
+    cgroup::{Cgroup, Hierarchies},
+    spec::{self, Spec},
+    sys::{file, mount::Attributes},
+};
+
+/// How the root filesystem is made.
+pub(crate) struct Rootfs {
+    pub(crate) path: CString,
+    /// MS_SLAVE, MS_PRIVATE, … with MS_REC for the new namespace's mounts.
+    pub(crate) propagation: u64,
+    pub(crate) mounts: Vec<MountStep>,
+    /// Fill /dev with nodes and links; not when the host's /dev is bound there.
+    pub(crate) set_up_dev: bool,
+    /// Bind the host's nodes instead of making them, where mknod(2) is not allowed.
+    pub(crate) bind_devices: bool,
+    pub(crate) devices: Vec<DeviceNode>,
+    pub(crate) masked: Vec<CString>,
+    pub(crate) readonly_paths: Vec<CString>,
+    pub(crate) readonly: bool,
+    pub(crate) no_pivot: bool,
+    /// Made when it is missing, as runc does.
+    pub(crate) cwd: CString,
+}
+
+/// One step of mounting.
+pub(crate) struct MountStep {
+    /// Inside the container.
+    pub(crate) target: CString,
+    pub(crate) work: Work,
+    pub(crate) propagation: Vec<u64>,
+    /// For errors: what the configuration says is mounted here.
+    pub(crate) label: String,
+}
+
+/// What a [`MountStep`] does.
+pub(crate) enum Work {
+    /// Mount a new file system.
+    New {
+        fstype: CString,
+        source: CString,
+        flags: u64,
+        data: CString,
+        /// procfs and sysfs go only on a real directory.
+        strict: bool,
+        copy_up: bool,
+        /// What to bind when the kernel does not let this be mounted here.
+        fallback: Option<Bind>,
+    },
+    Bind(Bind),
+    /// `target` is a link to this.
+    Link(CString),
+    /// Change the flags of what is mounted.
+    Remount(u64),
+}
+
+/// A bind mount.
+pub(crate) struct Bind {
+    pub(crate) source: CString,
+    pub(crate) recursive: bool,
+    pub(crate) attributes: Attributes,
+    pub(crate) subtree: Attributes,
+    /// The user namespace whose ids it shows, and whether all below it does.
+    pub(crate) idmap: Option<(OwnedFd, bool)>,
+    /// Opened by the child before it leaves the host's root.
+    pub(crate) tree: Option<OwnedFd>,
+    pub(crate) source_is_dir: bool,
+    /// The target is known not to be there yet.
+    pub(crate) fresh: bool,
+}
+
+/// A node of /dev.
+pub(crate) struct DeviceNode {
+    pub(crate) path: CString,
+    pub(crate) mode: u32,
+    pub(crate) dev: u64,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) tree: Option<OwnedFd>,
+}
+
+/// What the mounts depend on besides the configuration.
+pub(crate) struct RootfsContext<'a> {
+    pub(crate) bundle: &'a Path,
+    pub(crate) rootfs: &'a Path,
+    pub(crate) hierarchies: &'a Hierarchies,
+    pub(crate) cgroup: &'a Cgroup,
+    /// The container has a cgroup namespace.
+    pub(crate) cgroup_namespace: bool,
+    pub(crate) in_user_namespace: bool,
+    pub(crate) no_pivot: bool,
+    /// Makes a user namespace with a mount's own id maps.
+    pub(crate) idmap: &'a dyn Fn(&[spec::IdMapping], &[spec::IdMapping]) -> Result<OwnedFd>,
+}
+
+/// The devices of the specification ("Default Devices"), all of mode 0666.
+const DEVICES: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+impl Rootfs {
+    pub(crate) fn new(spec: &Spec, cx: &RootfsContext<'_>) -> Result<Rootfs> {
+        let mut mounts = Vec::new();
+        for (i, mount) in spec.mounts.iter().enumerate() {
+            add_mount(&mut mounts, i, mount, cx)?;
+        }
+        let dev_is_bound = spec.mounts.iter().any(|m| {
+            m.destination.trim_end_matches('/') == "/dev" && Options::parse(&m.options).is_bind()
+        });
+        let paths = |field: &str, list: &[String]| {
+            list.iter().map(|p| c_string(field, p)).collect::<Result<Vec<_>>>()
+        };
+        let root = spec.root.as_ref();
+        Ok(Rootfs {
+            path: c_path(cx.rootfs)?,
+            propagation: propagation(&spec.linux.rootfs_propagation)?,
+            mounts,
+            set_up_dev: !dev_is_bound,
+            bind_devices: cx.in_user_namespace,
+            devices: device_nodes(&spec.linux.devices)?,
+            masked: paths("linux.maskedPaths", &spec.linux.masked_paths)?,
+            readonly_paths: paths("linux.readonlyPaths", &spec.linux.readonly_paths)?,
+            readonly: root.is_some_and(|r| r.readonly),
+            no_pivot: cx.no_pivot,
+            cwd: c_string(
+                "process.cwd",
+                spec.process.as_ref().map_or("/", |process| process.cwd.as_str()),
+            )?,
+        })
+    }
+}
+
+fn propagation(name: &str) -> Result<u64> {
+    let options = Options::parse(&[name.to_owned()]);
+    match (name, options.propagation.as_slice()) {
+        ("", _) => Ok(libc::MS_SLAVE | libc::MS_REC),
+        (_, [flags]) => Ok(*flags),
+        _ => Err(Error::Spec {
+            field: "config.json: linux.rootfsPropagation".into(),
+            reason: format!("rootfsPropagation={name} is not supported"),
+        }),
+    }
+}
+
+fn device_nodes(devices: &[spec::Device]) -> Result<Vec<DeviceNode>> {
+    let mut nodes = Vec::new();
+    for (path, major, minor) in DEVICES {
+        if devices.iter().all(|d| d.path != path) {
+            nodes.push(DeviceNode {
+                path: c_string("linux.devices", path)?,
+                mode: libc::S_IFCHR | 0o666,
+                dev: file::makedev(major, minor),
+                uid: 0,
+                gid: 0,
+                tree: None,
+            });
+        }
+    }
+    for device in devices {
+        let kind = match device.kind.as_str() {
+            "b" => libc::S_IFBLK,
+            "p" => libc::S_IFIFO,
+            _ => libc::S_IFCHR,
+        };
+        nodes.push(DeviceNode {
+            path: c_string("linux.devices", &device.path)?,
+            mode: kind | device.file_mode.unwrap_or(0o666) & 0o7777,
+            dev: file::makedev(device.major as u32, device.minor as u32),
+            uid: device.uid.unwrap_or(0),
+            gid: device.gid.unwrap_or(0),
+            tree: None,
+        });
+    }
+    Ok(nodes)
+}
+
+fn add_mount(
+    steps: &mut Vec<MountStep>,
+    i: usize,
+    mount: &spec::Mount,
+    cx: &RootfsContext<'_>,
+) -> Result<()> {
+    let refuse = |what: &str, reason: String| Error::Spec {
+        field: format!("config.json: mounts[{i}].{what}"),
+        reason,
+    };
+    let options = Options::parse(&mount.options);
+    // Relative destinations are below the root, as runc still allows.
+    let target = if mount.destination.starts_with('/') {
+        mount.destination.clone()
+    } else {
+        format!("/{}", mount.destination)
+    };
+    guard_proc(&target, mount, &options).map_err(|reason| refuse("destination", reason))?;
+    let c_target = c_string("mounts", &target)?;
+    let mut step = |target: CString, work: Work, propagation: Vec<u64>| {
+        let label = if mount.source.is_empty() { &mount.kind } else { &mount.source };
+        steps.push(MountStep { target, work, propagation, label: label.clone() });
+    };
+    if options.is_bind() || mount.kind == "bind" {
+        if mount.source.is_empty() {
+            return Err(refuse("source", "a bind mount needs a source".into()));
+        }
+        let source = Path::new(&mount.source);
+        let source: PathBuf =
+            if source.is_absolute() { source.to_owned() } else { cx.bundle.join(source) };
+        if options.flags & libc::MS_REMOUNT != 0 {
+            let flags = options.flags & !libc::MS_REC;
+            step(c_target, Work::Remount(flags | libc::MS_BIND), options.propagation);
+            return Ok(());
+        }
+        let mapped = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
+        let idmap = match (mapped, options.idmap) {
+            (true, tree) => Some((
+                (cx.idmap)(&mount.uid_mappings, &mount.gid_mappings)?,
+                tree.unwrap_or(false),
+            )),
+            (false, Some(_)) => {
+                return Err(refuse("options", "idmap needs uidMappings and gidMappings".into()));
+            }
+            (false, None) => None,
+        };
+        let bind = Bind {
+            source: c_path(&source)?,
+            recursive: options.flags & libc::MS_REC != 0,
+            attributes: options.attributes,
+            subtree: options.recursive,
+            idmap,
+            tree: None,
+            source_is_dir: false,
+            fresh: false,
+        };
+        step(c_target, Work::Bind(bind), options.propagation);
+        return Ok(());
+    }
+    if mount.kind == "cgroup" || mount.kind == "cgroup2" {
+        return add_cgroup(steps, &target, mount, &options, cx);
+    }
+    let source = if mount.source.is_empty() { &mount.kind } else { &mount.source };
+    let mut data = options.data.join(",");
+    if mount.kind == "tmpfs" && options.copy_up && !data.contains("mode=") {
+        data = if data.is_empty() { "mode=1777".into() } else { format!("{data},mode=1777") };
+    }
+    let work = if options.flags & libc::MS_REMOUNT != 0 {
+        Work::Remount(options.flags)
+    } else {
+        Work::New {
+            fstype: c_string("mounts", &mount.kind)?,
+            source: c_string("mounts", source)?,
+            flags: options.flags,
+            data: c_string("mounts", &data)?,
+            strict: matches!(mount.kind.as_str(), "proc" | "sysfs"),
+            copy_up: options.copy_up,
+            fallback: None,
+        }
+    };
+    step(c_target, work, options.propagation);
+    Ok(())
+}
+
+/// Files that may be mounted over below /proc (runc's list, for lxcfs and its kind).
+const PROC_FILES: [&str; 9] = [
+    "cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo",
+    "sys/kernel/ns_last_pid",
+];
+
+/// Nothing may hide the container's procfs from the runtime: writes to /proc must reach it.
+fn guard_proc(target: &str, mount: &spec::Mount, options: &Options) -> std::result::Result<(), String> {
+    let clean: Vec<&str> =
+        target.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    if clean.contains(&"..") {
+        // Lexical cleaning would not be what the kernel does; the root is a jail anyway.
+        return Ok(());
+    }
+    match clean.as_slice() {
+        ["proc"] if mount.kind == "proc" => Ok(()),
+        ["proc"] if options.is_bind() || mount.kind == "bind" => {
+            let is_proc = sys_is_proc(&mount.source);
+            if is_proc {
+                Ok(())
+            } else {
+                Err(format!("{target:?} cannot be mounted because it is not of type proc"))
+            }
+        }
+        ["proc"] => Err(format!("{target:?} cannot be mounted because it is not of type proc")),
+        ["proc", rest @ ..] => {
+            let rest = rest.join("/");
+            if PROC_FILES.contains(&rest.as_str()) || mount.kind == "proc" {
+                Ok(())
+            } else {
+                Err(format!("{target:?} cannot be mounted because it is inside /proc"))
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+fn sys_is_proc(source: &str) -> bool {
+    const PROC_MAGIC: i64 = 0x9fa0;
+    CString::new(source).is_ok_and(|s| file::statfs(&s).is_ok_and(|magic| magic == PROC_MAGIC))
+}
+
+/// The container's view of its cgroups, read-only if so asked.
+fn add_cgroup(
+    steps: &mut Vec<MountStep>,
+    target: &str,
+    mount: &spec::Mount,
+    options: &Options,
+    cx: &RootfsContext<'_>,
+) -> Result<()> {
+    let c = |text: &str| c_string("mounts", text);
+    let mut push = |target: &str, work: Work| -> Result<()> {
+        steps.push(MountStep {
+            target: c(target)?,
+            work,
+            propagation: options.propagation.clone(),
+            label: mount.kind.clone(),
+        });
+        Ok(())
+    };
+    let bind = |source: &Path, attributes, fresh: bool| -> Result<Bind> {
+        Ok(Bind {
+            source: c_path(source)?,
+            recursive: true,
+            attributes,
+            subtree: Attributes::default(),
+            idmap: None,
+            tree: None,
+            source_is_dir: true,
+            fresh,
+        })
+    };
+    let new = |fstype: &str, flags: u64, data: &str, fallback| -> Result<Work> {
+        Ok(Work::New {
+            fstype: c(fstype)?,
+            source: c(if fstype == "tmpfs" { "tmpfs" } else { "cgroup" })?,
+            flags,
+            data: c(data)?,
+            strict: false,
+            copy_up: false,
+            fallback,
+        })
+    };
+    let flags = options.flags;
+    let hierarchies = match cx.hierarchies {
+        Hierarchies::V2 { mount: host, .. } => {
+            let shown = match cx.cgroup.directory("") {
+                Some(own) if cx.cgroup_namespace => own,
+                _ => host.as_path(),
+            };
+            let fallback = bind(shown, options.attributes, false)?;
+            return push(target, new("cgroup2", flags, &options.data.join(","), Some(fallback))?);
+        }
+        Hierarchies::V1(list) => list,
+    };
+    push(target, new("tmpfs", flags & !libc::MS_RDONLY, "mode=755", None)?)?;
+    for h in hierarchies {
+        let Some(own) = cx.cgroup.paths.get(&h.name) else { continue };
+        let Some(name) = h.mount.file_name().and_then(|n| n.to_str()) else { continue };
+        let below = format!("{}/{name}", target.trim_end_matches('/'));
+        let bound = bind(own, options.attributes, !cx.cgroup_namespace)?;
+        if cx.cgroup_namespace {
+            push(&below, new("cgroup", flags, &h.name, Some(bound))?)?;
+        } else {
+            push(&below, Work::Bind(bound))?;
+        }
+        for controller in name.split(',').filter(|c| *c != name) {
+            let link = format!("{}/{controller}", target.trim_end_matches('/'));
+            push(&link, Work::Link(c(name)?))?;
+        }
+    }
+    if flags & libc::MS_RDONLY != 0 {
+        push(target, Work::Remount(flags | libc::MS_BIND))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(kind: &str, source: &str) -> spec::Mount {
+        spec::Mount { kind: kind.into(), source: source.into(), ..spec::Mount::default() }
+    }
+
+    #[test]
+    fn nothing_but_procfs_goes_on_proc() {
+        let none = Options::default();
+        let bind = Options::parse(&["bind".to_owned()]);
+        assert!(guard_proc("/proc", &mount("proc", "proc"), &none).is_ok());
+        assert!(guard_proc("/proc/", &mount("tmpfs", "tmpfs"), &none).is_err());
+        assert!(guard_proc("/proc", &mount("bind", "/tmp"), &bind).is_err());
+        assert!(guard_proc("/proc", &mount("bind", "/proc"), &bind).is_ok());
+        assert!(guard_proc("//proc/./self/attr", &mount("bind", "/tmp"), &bind).is_err());
+        assert!(guard_proc("/proc/uptime", &mount("bind", "/tmp/x"), &bind).is_ok());
+        assert!(guard_proc("/procfs", &mount("tmpfs", "tmpfs"), &none).is_ok());
+    }
+}

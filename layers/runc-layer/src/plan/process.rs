@@ -1,0 +1,276 @@
+//! The program and all that is set for it just before it runs.
+
+use std::ffi::CString;
+
+use super::{c_string, c_strings, capabilities};
+use crate::{
+    Error, Result,
+    seccomp::Filter,
+    spec::{self, Process},
+    sys::{
+        credentials::{CapabilitySets, Scheduling},
+        strings::StringVector,
+        tty,
+    },
+};
+
+/// A program, prepared.
+pub(crate) struct ProcessPlan {
+    /// Where to look for it, in order.
+    pub(crate) candidates: Vec<CString>,
+    /// Whether it was named without a slash.
+    pub(crate) searched: bool,
+    pub(crate) args: StringVector,
+    pub(crate) env: StringVector,
+    /// Set HOME from /etc/passwd because the environment has none.
+    pub(crate) find_home: bool,
+    pub(crate) cwd: CString,
+    pub(crate) identity: Identity,
+    pub(crate) capabilities: CapabilitySets,
+    /// RLIMIT_*, soft, hard.
+    pub(crate) limits: Vec<(u32, u64, u64)>,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) seccomp: Option<Filter>,
+    /// File below /proc/self/attr and the line for it.
+    pub(crate) label: Option<(CString, Vec<u8>)>,
+    pub(crate) scheduling: Option<Scheduling>,
+    /// Class and level.
+    pub(crate) io_priority: Option<(u32, u32)>,
+    pub(crate) personality: Option<u64>,
+    pub(crate) affinity: Vec<u64>,
+}
+
+/// Who the program runs as.
+pub(crate) struct Identity {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+    pub(crate) umask: u32,
+}
+
+fn refuse(field: &str, reason: String) -> Error {
+    Error::Spec { field: format!("config.json: process.{field}"), reason }
+}
+
+impl ProcessPlan {
+    pub(crate) fn new(
+        process: &Process,
+        linux: &spec::Linux,
+        seccomp: Option<Filter>,
+        warn: &mut dyn FnMut(String),
+    ) -> Result<ProcessPlan> {
+        let name = process.args.first().map_or("", String::as_str);
+        let path = process.env.iter().rev().find_map(|e| e.strip_prefix("PATH="));
+        let searched = !name.contains('/');
+        let candidates = match searched {
+            false => vec![c_string("process.args[0]", name)?],
+            true => path
+                .unwrap_or("")
+                .split(':')
+                // An empty element would be the working directory, which Go's search refuses.
+                .filter(|dir| !dir.is_empty() && !name.is_empty())
+                .map(|dir| c_string("process.env", &format!("{dir}/{name}")))
+                .collect::<Result<Vec<_>>>()?,
+        };
+        let find_home = !process.env.iter().any(|e| e.starts_with("HOME=") && e.len() > 5);
+        Ok(ProcessPlan {
+            candidates,
+            searched,
+            args: StringVector::new(c_strings("process.args", &process.args)?, false),
+            env: StringVector::new(c_strings("process.env", &process.env)?, find_home),
+            find_home,
+            cwd: c_string("process.cwd", &process.cwd)?,
+            identity: Identity {
+                uid: process.user.uid,
+                gid: process.user.gid,
+                groups: process.user.additional_gids.clone(),
+                umask: process.user.umask.unwrap_or(0o022),
+            },
+            capabilities: capabilities::sets(process.capabilities.as_ref(), warn)?,
+            limits: limits(&process.rlimits)?,
+            no_new_privileges: process.no_new_privileges,
+            seccomp,
+            label: label(process)?,
+            scheduling: process.scheduler.as_ref().map(scheduling).transpose()?,
+            io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
+            personality: linux.personality.as_ref().map(personality).transpose()?,
+            affinity: affinity(process.exec_cpu_affinity.as_ref())?,
+        })
+    }
+}
+
+/// The terminal's size that the configuration asks for.
+pub(crate) fn console_size(process: &Process) -> Option<tty::Size> {
+    process.console_size.as_ref().map(|s| tty::Size { rows: s.height, columns: s.width })
+}
+
+/// RLIMIT_* by name; the numbers are those of every architecture but mips and sparc.
+const LIMITS: [(&str, u32); 16] = [
+    ("RLIMIT_CPU", 0),
+    ("RLIMIT_FSIZE", 1),
+    ("RLIMIT_DATA", 2),
+    ("RLIMIT_STACK", 3),
+    ("RLIMIT_CORE", 4),
+    ("RLIMIT_RSS", 5),
+    ("RLIMIT_NPROC", 6),
+    ("RLIMIT_NOFILE", 7),
+    ("RLIMIT_MEMLOCK", 8),
+    ("RLIMIT_AS", 9),
+    ("RLIMIT_LOCKS", 10),
+    ("RLIMIT_SIGPENDING", 11),
+    ("RLIMIT_MSGQUEUE", 12),
+    ("RLIMIT_NICE", 13),
+    ("RLIMIT_RTPRIO", 14),
+    ("RLIMIT_RTTIME", 15),
+];
+
+fn limits(list: &[spec::Rlimit]) -> Result<Vec<(u32, u64, u64)>> {
+    let mut seen = Vec::with_capacity(list.len());
+    list.iter()
+        .enumerate()
+        .map(|(i, limit)| {
+            let field = format!("rlimits[{i}].type");
+            let number = LIMITS
+                .iter()
+                .find(|(name, _)| *name == limit.kind)
+                .map(|(_, number)| *number)
+                .ok_or_else(|| refuse(&field, format!("invalid rlimit type: {}", limit.kind)))?;
+            if seen.contains(&number) {
+                return Err(refuse(&field, format!("rlimit {} is given twice", limit.kind)));
+            }
+            seen.push(number);
+            Ok((number, limit.soft, limit.hard))
+        })
+        .collect()
+}
+
+/// The security label for the next exec. With AppArmor the file of its own is preferred.
+fn label(process: &Process) -> Result<Option<(CString, Vec<u8>)>> {
+    if !process.apparmor_profile.is_empty() {
+        let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled")
+            .is_ok_and(|text| text.starts_with(b"Y"));
+        if !enabled {
+            return match process.apparmor_profile.as_str() {
+                "unconfined" => Ok(None),
+                _ => Err(refuse(
+                    "apparmorProfile",
+                    "apparmor failed to apply profile: AppArmor is not enabled on the host".into(),
+                )),
+            };
+        }
+        let line = format!("exec {}", process.apparmor_profile);
+        return Ok(Some((c"/proc/self/attr/exec".to_owned(), line.into_bytes())));
+    }
+    if !process.selinux_label.is_empty() {
+        if !std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+            return Err(refuse(
+                "selinuxLabel",
+                "selinux label is specified in config, but selinux is disabled or not supported"
+                    .into(),
+            ));
+        }
+        let line = process.selinux_label.clone().into_bytes();
+        return Ok(Some((c"/proc/self/attr/exec".to_owned(), line)));
+    }
+    Ok(None)
+}
+
+fn scheduling(s: &spec::Scheduler) -> Result<Scheduling> {
+    const POLICIES: [(&str, u32); 7] = [
+        ("SCHED_OTHER", 0),
+        ("SCHED_FIFO", 1),
+        ("SCHED_RR", 2),
+        ("SCHED_BATCH", 3),
+        ("SCHED_ISO", 4),
+        ("SCHED_IDLE", 5),
+        ("SCHED_DEADLINE", 6),
+    ];
+    const FLAGS: [(&str, u64); 7] = [
+        ("SCHED_FLAG_RESET_ON_FORK", 1),
+        ("SCHED_FLAG_RECLAIM", 2),
+        ("SCHED_FLAG_DL_OVERRUN", 4),
+        ("SCHED_FLAG_KEEP_POLICY", 8),
+        ("SCHED_FLAG_KEEP_PARAMS", 16),
+        ("SCHED_FLAG_UTIL_CLAMP_MIN", 32),
+        ("SCHED_FLAG_UTIL_CLAMP_MAX", 64),
+    ];
+    let policy = POLICIES
+        .iter()
+        .find(|(name, _)| *name == s.policy)
+        .map(|(_, n)| *n)
+        .ok_or_else(|| refuse("scheduler.policy", format!("invalid policy {:?}", s.policy)))?;
+    let mut flags = 0;
+    for name in &s.flags {
+        flags |= FLAGS
+            .iter()
+            .find(|(flag, _)| flag == name)
+            .map(|(_, bit)| *bit)
+            .ok_or_else(|| refuse("scheduler.flags", format!("invalid flag {name:?}")))?;
+    }
+    if s.priority != 0 && !matches!(policy, 1 | 2) {
+        return Err(refuse(
+            "scheduler.priority",
+            "can only be specified for SCHED_FIFO or SCHED_RR policy".into(),
+        ));
+    }
+    if !(-20..=19).contains(&s.nice) {
+        return Err(refuse("scheduler.nice", format!("{} is not in -20–19", s.nice)));
+    }
+    Ok(Scheduling {
+        policy,
+        flags,
+        nice: s.nice,
+        priority: s.priority as u32,
+        runtime: s.runtime,
+        deadline: s.deadline,
+        period: s.period,
+        ..Scheduling::default()
+    })
+}
+
+fn io_priority(p: &spec::IoPriority) -> Result<(u32, u32)> {
+    let class = match p.class.as_str() {
+        "IOPRIO_CLASS_RT" => 1,
+        "IOPRIO_CLASS_BE" => 2,
+        "IOPRIO_CLASS_IDLE" => 3,
+        other => return Err(refuse("ioPriority.class", format!("invalid class {other:?}"))),
+    };
+    if p.priority > 7 {
+        return Err(refuse("ioPriority.priority", format!("{} is not in 0–7", p.priority)));
+    }
+    Ok((class, p.priority))
+}
+
+fn personality(p: &spec::Personality) -> Result<u64> {
+    let refuse = |field: &str, reason: String| Error::Spec {
+        field: format!("config.json: linux.personality.{field}"),
+        reason,
+    };
+    if !p.flags.is_empty() {
+        return Err(refuse("flags", "personality flags are not supported".into()));
+    }
+    match p.domain.as_str() {
+        "LINUX" => Ok(0),
+        "LINUX32" => Ok(8),
+        other => Err(refuse("domain", format!("invalid personality domain {other:?}"))),
+    }
+}
+
+/// The mask of `execCPUAffinity.final`, or else of `initial`.
+fn affinity(affinity: Option<&spec::CpuAffinity>) -> Result<Vec<u64>> {
+    let Some(affinity) = affinity else { return Ok(Vec::new()) };
+    let list = if affinity.last.is_empty() { &affinity.initial } else { &affinity.last };
+    let mut mask = Vec::new();
+    for part in list.split(',').filter(|p| !p.is_empty()) {
+        let (low, high) = part.split_once('-').unwrap_or((part, part));
+        let (Ok(low), Ok(high)) = (low.trim().parse::<usize>(), high.trim().parse::<usize>()) else {
+            return Err(refuse("execCPUAffinity", format!("{part:?} is not a range of CPUs")));
+        };
+        if high > 8191 || low > high {
+            return Err(refuse("execCPUAffinity", format!("{part:?} is not a range of CPUs")));
+        }
+        mask.resize(mask.len().max(high / 64 + 1), 0u64);
+        (low..=high).for_each(|cpu| mask[cpu / 64] |= 1 << (cpu % 64));
+    }
+    Ok(mask)
+}

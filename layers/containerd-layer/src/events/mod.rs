@@ -1,0 +1,228 @@
+//! Events: what changed, told to everyone who asked, kept for no one.
+//!
+//! An [`Exchange`] copies each event to every subscriber's bounded queue. Publishing never waits:
+//! a subscriber that does not read loses its subscription, and is told so, rather than the daemon
+//! its memory.
+
+mod service;
+
+use crate::{
+    Error, Result,
+    filters::{Fields, Filters},
+    metadata::identifier,
+    services::any,
+};
+use hops::{
+    HopError, Kind,
+    proto::{Any, Timestamp, containerd::types::Envelope},
+};
+use prost::{Message, Name};
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+use tokio::sync::mpsc;
+
+/// How many events may wait for one subscriber.
+const QUEUE: usize = 4096;
+
+/// Where events are published and subscribed to. Clones are the same exchange.
+#[derive(Debug, Clone, Default)]
+pub struct Exchange(Arc<Mutex<Vec<Subscriber>>>);
+
+#[derive(Debug)]
+struct Subscriber {
+    filters: Filters,
+    queue: mpsc::Sender<Envelope>,
+}
+
+/// The events that one subscriber asked for, in the order in which they happened.
+#[derive(Debug)]
+pub struct Subscription(mpsc::Receiver<Envelope>);
+
+impl Subscription {
+    /// The next event; an error when they came faster than they were read, after which there are
+    /// no more.
+    pub async fn next(&mut self) -> hops::Result<Envelope> {
+        self.0.recv().await.ok_or_else(|| {
+            HopError::new(Kind::ResourceExhausted, "subscriber fell behind and lost its events")
+        })
+    }
+}
+
+impl Exchange {
+    /// Begins a subscription to the events that `filters` accept.
+    pub fn subscribe(&self, filters: Filters) -> Subscription {
+        let (queue, events) = mpsc::channel(QUEUE);
+        self.subscribers().push(Subscriber { filters, queue });
+        Subscription(events)
+    }
+
+    /// Publishes an event of this daemon's own.
+    pub fn emit<M: Message + Name>(&self, ns: &str, topic: &str, event: &M) {
+        if self.subscribers().is_empty() {
+            return;
+        }
+        self.send(Envelope {
+            timestamp: Some(Timestamp::from(SystemTime::now())),
+            namespace: ns.to_owned(),
+            topic: topic.to_owned(),
+            event: Some(any(event)),
+        });
+    }
+
+    /// Publishes what a client said.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a namespace or topic that containerd refuses.
+    pub fn publish(&self, ns: &str, topic: &str, event: Any) -> Result<()> {
+        let timestamp = Some(Timestamp::from(SystemTime::now()));
+        self.forward(Envelope {
+            timestamp,
+            namespace: ns.to_owned(),
+            topic: topic.to_owned(),
+            event: Some(event),
+        })
+    }
+
+    /// Passes on an event that has its namespace and time: a shim's.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an envelope that containerd refuses.
+    pub fn forward(&self, envelope: Envelope) -> Result<()> {
+        identifier::validate(&envelope.namespace)
+            .map_err(|e| e.during("event envelope has invalid namespace"))?;
+        check_topic(&envelope.topic)
+            .map_err(|e| e.during(format_args!("envelope topic {:?}", envelope.topic)))?;
+        if envelope.timestamp.is_none() {
+            return Err(Error::invalid("timestamp must be set on forwarded event"));
+        }
+        self.send(envelope);
+        Ok(())
+    }
+
+    fn send(&self, envelope: Envelope) {
+        self.subscribers().retain(|subscriber| {
+            if !subscriber.filters.matches(&Filtered(&envelope)) {
+                return !subscriber.queue.is_closed();
+            }
+            let sent = subscriber.queue.try_send(envelope.clone());
+            if let Err(mpsc::error::TrySendError::Full(_)) = &sent {
+                tracing::warn!(topic = envelope.topic, "an event subscriber fell behind");
+            }
+            sent.is_ok()
+        });
+    }
+
+    fn subscribers(&self) -> std::sync::MutexGuard<'_, Vec<Subscriber>> {
+        // The list is whole after every statement, so a panicked holder left it usable.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn check_topic(topic: &str) -> Result<()> {
+    if topic.is_empty() {
+        return Err(Error::invalid("must not be empty"));
+    }
+    let Some(rest) = topic.strip_prefix('/') else {
+        return Err(Error::invalid("must start with '/'"));
+    };
+    if rest.is_empty() {
+        return Err(Error::invalid("must have at least one component"));
+    }
+    rest.split('/').try_for_each(|component| {
+        identifier::validate(component)
+            .map_err(|e| e.during(format_args!("failed validation on component {component:?}")))
+    })
+}
+
+struct Filtered<'a>(&'a Envelope);
+
+impl Fields for Filtered<'_> {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        match path {
+            ["namespace"] => Some(Cow::Borrowed(self.0.namespace.as_str())),
+            ["topic"] => Some(Cow::Borrowed(self.0.topic.as_str())),
+            ["event", field] => subject(self.0.event.as_ref()?, field).map(Cow::Owned),
+            _ => None,
+        }
+    }
+}
+
+/// What events call the thing they are about: the first field of every task, container, image and
+/// snapshot event is its name.
+#[derive(Clone, PartialEq, Eq, Message)]
+struct Subject {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+fn subject(event: &Any, field: &str) -> Option<String> {
+    let kind = event.type_url.rsplit(['/', '.']).next()?;
+    let named = match kind.find(char::is_lowercase).map(|_| kind) {
+        Some(kind) if kind.starts_with("Task") => "container_id",
+        Some(kind) if kind.starts_with("Container") => "id",
+        Some(kind) if kind.starts_with("Snapshot") => "key",
+        Some(kind) if kind.starts_with("Content") => "digest",
+        Some(_) => "name",
+        None => return None,
+    };
+    (field == named).then(|| Subject::decode(event.value.as_slice()).ok())?.map(|s| s.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hops::proto::containerd::events::TaskStart;
+
+    fn start(id: &str) -> TaskStart {
+        TaskStart { container_id: id.to_owned(), pid: 1 }
+    }
+
+    #[tokio::test]
+    async fn filters_choose_and_order_is_kept() {
+        let exchange = Exchange::default();
+        let of = |filter: &str| exchange.subscribe(Filters::parse(&[filter]).unwrap());
+        let mut all = of("");
+        let mut b = of("event.container_id==b");
+        let mut none = of(r#"topic=="/tasks/exit""#);
+        let mut other = of("namespace!=x,topic~=^/tasks/");
+        for id in ["a", "b"] {
+            exchange.emit("x", "/tasks/start", &start(id));
+        }
+        exchange.emit("y", "/tasks/exit", &start("c"));
+        for id in ["a", "b", "c"] {
+            let event = all.next().await.unwrap().event.unwrap();
+            assert_eq!(event, any(&start(id)));
+        }
+        assert_eq!(b.next().await.unwrap().event.unwrap(), any(&start("b")));
+        assert_eq!(none.next().await.unwrap().topic, "/tasks/exit");
+        assert_eq!(other.next().await.unwrap().namespace, "y");
+        assert!(b.0.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_is_cut_off_and_told() {
+        let exchange = Exchange::default();
+        let mut slow = exchange.subscribe(Filters::default());
+        for _ in 0..=QUEUE {
+            exchange.emit("x", "/tasks/start", &start("a"));
+        }
+        for _ in 0..QUEUE {
+            slow.next().await.unwrap();
+        }
+        assert_eq!(slow.next().await.unwrap_err().kind, Kind::ResourceExhausted);
+        assert!(exchange.subscribers().is_empty());
+    }
+
+    #[test]
+    fn envelopes_are_checked() {
+        let exchange = Exchange::default();
+        for (ns, topic) in [("", "/a"), ("x", ""), ("x", "a"), ("x", "/"), ("x", "/a//b")] {
+            let refused = exchange.publish(ns, topic, Any::default()).unwrap_err();
+            assert_eq!(refused.kind, crate::Kind::InvalidArgument, "{ns} {topic}");
+        }
+        exchange.publish("x", "/a/b", Any::default()).unwrap();
+    }
+}

@@ -1,0 +1,220 @@
+//! containerd's filter language: `labels."a.b"==c`, `name~=regex`, `id!=x`, or a bare field for
+//! presence. A comma within one filter is *and*, several filters are *or*, no filter is everything.
+
+use crate::{Error, Result};
+use std::borrow::Cow;
+
+/// Something whose fields a filter can ask for.
+pub trait Fields {
+    /// The value at `path` (for labels `["labels", key]`), or nothing when it is not set.
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>>;
+}
+
+/// A parsed list of filters.
+#[derive(Debug, Clone, Default)]
+pub struct Filters(Vec<Vec<Selector>>);
+
+#[derive(Debug, Clone)]
+struct Selector {
+    path: Vec<String>,
+    test: Test,
+}
+
+#[derive(Debug, Clone)]
+enum Test {
+    Present,
+    Equal(String),
+    NotEqual(String),
+    Matches(regex::Regex),
+}
+
+impl Filters {
+    /// Parses the filters of one request.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the filter and the place in it.
+    pub fn parse<S: AsRef<str>>(filters: &[S]) -> Result<Self> {
+        filters.iter().map(|f| Parser::new(f.as_ref()).filter()).collect::<Result<_>>().map(Self)
+    }
+
+    /// Whether any of the filters accepts `item`.
+    pub fn matches(&self, item: &impl Fields) -> bool {
+        self.0.is_empty()
+            || self.0.iter().any(|selectors| selectors.iter().all(|s| s.matches(item)))
+    }
+}
+
+impl Selector {
+    fn matches(&self, item: &impl Fields) -> bool {
+        let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
+        let value = item.field(&path);
+        match (&self.test, value) {
+            (Test::Present, value) => value.is_some(),
+            (Test::NotEqual(want), value) => value.as_deref() != Some(want),
+            (_, None) => false,
+            (Test::Equal(want), Some(value)) => value == *want,
+            (Test::Matches(regex), Some(value)) => regex.is_match(&value),
+        }
+    }
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Parser<'a> {
+    fn new(text: &'a str) -> Self {
+        Self { text, at: 0 }
+    }
+
+    fn rest(&self) -> &'a str {
+        &self.text[self.at..]
+    }
+
+    fn error(&self, reason: &str) -> Error {
+        let (before, after) = self.text.split_at(self.at);
+        Error::invalid(format_args!("filters: parse error: [{before} >|{after}|< ]: {reason}"))
+    }
+
+    fn eat(&mut self, token: &str) -> bool {
+        let found = self.rest().starts_with(token);
+        if found {
+            self.at += token.len();
+        }
+        found
+    }
+
+    fn filter(mut self) -> Result<Vec<Selector>> {
+        let mut selectors = Vec::new();
+        if self.text.is_empty() {
+            return Ok(selectors);
+        }
+        loop {
+            selectors.push(self.selector()?);
+            if self.rest().is_empty() {
+                return Ok(selectors);
+            }
+            if !self.eat(",") {
+                return Err(self.error("unexpected input"));
+            }
+        }
+    }
+
+    fn selector(&mut self) -> Result<Selector> {
+        let mut path = vec![self.word(true)?];
+        while self.eat(".") {
+            path.push(self.word(true)?);
+        }
+        let test = if self.eat("==") {
+            Test::Equal(self.value()?)
+        } else if self.eat("!=") {
+            Test::NotEqual(self.value()?)
+        } else if self.eat("~=") {
+            let pattern = self.value()?;
+            Test::Matches(regex::Regex::new(&pattern).map_err(|e| self.error(&e.to_string()))?)
+        } else {
+            Test::Present
+        };
+        Ok(Selector { path, test })
+    }
+
+    fn value(&mut self) -> Result<String> {
+        if self.rest().is_empty() || self.rest().starts_with(',') {
+            return Ok(String::new());
+        }
+        self.word(false)
+    }
+
+    /// A quoted string, or a run of characters that end neither a field nor a value.
+    fn word(&mut self, field: bool) -> Result<String> {
+        let quote = self.rest().chars().next();
+        if let Some(quote @ ('"' | '/' | '|')) = quote
+            && (quote == '"' || !field)
+        {
+            return self.quoted(quote);
+        }
+        let stop = |c: char| {
+            if field { !(c.is_ascii_alphanumeric() || c == '_' || c == '-') } else { c == ',' }
+        };
+        let end = self.rest().find(stop).unwrap_or(self.rest().len());
+        if end == 0 {
+            return Err(self.error("expected field or value"));
+        }
+        let word = self.rest()[..end].to_owned();
+        self.at += end;
+        Ok(word)
+    }
+
+    fn quoted(&mut self, quote: char) -> Result<String> {
+        let mut word = String::new();
+        let mut chars = self.rest().char_indices().skip(1);
+        while let Some((i, c)) = chars.next() {
+            match c {
+                '\\' => match chars.next() {
+                    Some((_, 'n')) => word.push('\n'),
+                    Some((_, 't')) => word.push('\t'),
+                    // In a regular expression only the quote itself is escaped.
+                    Some((_, c)) if quote == '"' || c == quote => word.push(c),
+                    Some((_, c)) => word.extend(['\\', c]),
+                    None => break,
+                },
+                c if c == quote => {
+                    self.at += i + 1;
+                    return Ok(word);
+                }
+                c => word.push(c),
+            }
+        }
+        Err(self.error("unclosed quote"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    struct Item(BTreeMap<&'static str, &'static str>);
+
+    impl Fields for Item {
+        fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+            self.0.get(path.join("/").as_str()).map(|v| Cow::Borrowed(*v))
+        }
+    }
+
+    fn matches(filters: &[&str]) -> bool {
+        let item = Item(BTreeMap::from([("name", "docker.io/x:1"), ("labels/a.b", "c,d")]));
+        Filters::parse(filters).unwrap().matches(&item)
+    }
+
+    #[test]
+    fn operators() {
+        for (filters, want) in [
+            (&[][..], true),
+            (&[""], true),
+            (&["name==docker.io/x:1"], true),
+            (&["name==docker.io/x"], false),
+            (&["name!=x"], true),
+            (&["name~=^docker"], true),
+            (&["name~=/x:[0-9]$/"], true),
+            (&[r#"labels."a.b"=="c,d""#], true),
+            (&[r#"labels."a.b""#], true),
+            (&["labels.missing"], false),
+            (&["labels.missing!=x"], true),
+            (&["name==x", "labels.\"a.b\""], true),
+            (&["name==x,labels.\"a.b\""], false),
+        ] {
+            assert_eq!(matches(filters), want, "{filters:?}");
+        }
+    }
+
+    #[test]
+    fn bad_filters_name_their_place() {
+        for bad in ["==x", "name=x", "name==\"x", "name~=(", "a..b"] {
+            let error = Filters::parse(&[bad]).unwrap_err();
+            assert_eq!(error.kind, crate::Kind::InvalidArgument);
+            assert!(error.message.contains("parse error"), "{bad}: {error}");
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! Layers to snapshots: a few at a time side by side, each streamed from the network or from
+//! content through the hash and the inflater to its files, and put on each other in order.
+
+use super::{Descriptor, chain_ids, registry::Repository};
+use crate::{
+    Digest, Error, Kind, Result, Store,
+    content::{Writer, WriterOptions},
+    diff::{self, Applied, Whiteouts},
+    metadata::Labels,
+    snapshots::{Layer, SnapshotOptions, Snapshotter},
+};
+use bytes::{Buf, Bytes};
+use futures_util::{StreamExt, stream};
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::{mpsc, watch};
+
+/// How many layers are under way at once (containerd's and Docker's number).
+const SIDE_BY_SIDE: usize = 3;
+/// Pieces of a download that may wait for the disk.
+const PIECES: usize = 64;
+
+/// How far a blob is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Which blob.
+    pub digest: Digest,
+    /// What kind of thing it is.
+    pub media_type: String,
+    /// Bytes here.
+    pub offset: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Whether it is here and, if asked for, unpacked.
+    pub done: bool,
+}
+
+pub(super) type Watcher = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// What is the same for all layers of one image.
+#[derive(Clone)]
+pub(super) struct Layers {
+    pub(super) store: Store,
+    pub(super) ns: String,
+    /// Where missing blobs come from; without it they must be here.
+    pub(super) repository: Option<Arc<Repository>>,
+    /// Where layers are unpacked; nothing fetches only.
+    pub(super) snapshotter: Option<Snapshotter>,
+    /// Labels for every blob.
+    pub(super) labels: Labels,
+    pub(super) progress: Option<Watcher>,
+}
+
+impl Layers {
+    /// Fetches what is missing of `layers` and unpacks what is not unpacked.
+    pub(super) async fn run(&self, layers: &[Descriptor], diff_ids: &[Digest]) -> Result<()> {
+        if self.snapshotter.is_some() && layers.len() != diff_ids.len() {
+            return Err(Error::invalid(format_args!(
+                "number of layers and diffIDs don't match: {} != {}",
+                layers.len(),
+                diff_ids.len()
+            )));
+        }
+        let chain = chain_ids(diff_ids);
+        // The first failure stops the others; they are waited for, so that nothing of theirs is left.
+        let (stop, stopped) = watch::channel(false);
+        let begun = layers.iter().enumerate().map(|(i, descriptor)| {
+            let place = diff_ids.get(i).zip(chain.get(i));
+            self.clone().layer(descriptor.clone(), place, stopped.clone())
+        });
+        // Collected before it is polled: a stream of the iterator itself would not be `Send`.
+        let begun: Vec<_> = begun.collect();
+        let mut under_way = stream::iter(begun).buffered(SIDE_BY_SIDE);
+        let mut failure = None;
+        let mut below = String::new();
+        let mut chain_id = chain.iter();
+        while let Some(result) = under_way.next().await {
+            let name = chain_id.next().map(ToString::to_string).unwrap_or_default();
+            let committed = match result {
+                Ok(Some((layer, applied))) if failure.is_none() => {
+                    self.commit(layer, applied, name.clone(), below).await
+                }
+                Ok(_) => Ok(()),
+                Err(e) => Err(e),
+            };
+            if let Err(e) = committed
+                && failure.as_ref().is_none_or(|f: &Error| f.kind == Kind::Cancelled)
+            {
+                failure = Some(e);
+                // All receivers being gone is as good as stopped.
+                let _ = stop.send(true);
+            }
+            below = name;
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    async fn commit(&self, layer: Layer, applied: Applied, name: String, below: String) -> Result<()> {
+        let Some(snapshotter) = self.snapshotter.clone() else { return Ok(()) };
+        let ns = self.ns.clone();
+        self.store
+            .blocking(move |_| {
+                let lower = if below.is_empty() || applied.implied.is_empty() {
+                    Vec::new()
+                } else {
+                    snapshotter.directories(&ns, &below)?
+                };
+                diff::inherit(&layer.root(), &applied.implied, &lower)?;
+                let labels = [("containerd.io/snapshot.ref".to_owned(), name.clone())];
+                let options = SnapshotOptions { labels: labels.into(), lease: None };
+                match snapshotter.commit_layer(&ns, layer, &name, &below, applied.usage, options) {
+                    // Another pull was quicker.
+                    Err(e) if e.kind == Kind::AlreadyExists => Ok(()),
+                    done => done,
+                }
+            })
+            .await
+    }
+
+    /// One layer: fetched, and unpacked to a place of its own where its snapshot is missing.
+    async fn layer(
+        self,
+        descriptor: Descriptor,
+        place: Option<(&Digest, &Digest)>,
+        mut stopped: watch::Receiver<bool>,
+    ) -> Result<Option<(Layer, Applied)>> {
+        if *stopped.borrow() {
+            return Err(Error::new(Kind::Cancelled, "stopped by another layer's failure"));
+        }
+        let labels = place.map(|(diff_id, _)| {
+            ("containerd.io/uncompressed".to_owned(), diff_id.to_string())
+        });
+        let target = match (&self.snapshotter, place) {
+            (Some(snapshotter), Some((diff_id, chain_id)))
+                if !exists(snapshotter, &self.ns, chain_id)? =>
+            {
+                Some((snapshotter.clone(), diff_id.clone()))
+            }
+            _ => None,
+        };
+        self.report(&descriptor, 0, false);
+        let source = self.source(&descriptor, labels, &mut stopped).await?;
+        let (store, ns) = (self.store.clone(), self.ns.clone());
+        let blob = descriptor.clone();
+        let work = store.blocking(move |store| match source {
+            Source::Here => target.map(|target| unpack_blob(store, &ns, &blob, &target)).transpose(),
+            Source::Feed(feed) => receive(*feed, target),
+        });
+        let done = work.await.map_err(|e| match e.kind {
+            Kind::Cancelled => e,
+            _ => e.during(format_args!("layer {}", descriptor.digest)),
+        })?;
+        self.report(&descriptor, descriptor.size, true);
+        Ok(done)
+    }
+
+    /// Fetches one blob that is not a layer.
+    pub(super) async fn fetch(&self, descriptor: &Descriptor) -> Result<()> {
+        let (_go, stopped) = watch::channel(false);
+        let fetch = Self { snapshotter: None, ..self.clone() };
+        fetch.layer(descriptor.clone(), None, stopped).await.map(drop)
+    }
+
+    fn report(&self, descriptor: &Descriptor, offset: u64, done: bool) {
+        if let Some(progress) = &self.progress {
+            progress(Progress {
+                digest: descriptor.digest.clone(),
+                media_type: descriptor.media_type.clone(),
+                offset,
+                total: descriptor.size,
+                done,
+            });
+        }
+    }
+
+    /// Where a blob's bytes come from: here, or a download that has begun.
+    async fn source(
+        &self,
+        descriptor: &Descriptor,
+        label: Option<(String, String)>,
+        stopped: &mut watch::Receiver<bool>,
+    ) -> Result<Source> {
+        let mut labels = self.labels.clone();
+        labels.extend(label);
+        let digest = descriptor.digest.clone();
+        let options = WriterOptions {
+            reference: format!("layer-{digest}"),
+            total: descriptor.size,
+            expected: Some(digest.clone()),
+            labels: labels.clone(),
+            lease: None,
+        };
+        let writer = loop {
+            let (ns, options, labels) = (self.ns.clone(), options.clone(), labels.clone());
+            let opened = self.store.blocking(move |store| {
+                let expected = options.expected.clone();
+                match (store.content().writer(&ns, options), expected) {
+                    (Err(e), Some(digest)) if e.kind == Kind::AlreadyExists => {
+                        store.content().add_labels(&ns, &digest, labels).map(|()| None)
+                    }
+                    (writer, _) => writer.map(Some),
+                }
+            });
+            match opened.await {
+                Ok(Some(writer)) => break writer,
+                Ok(None) => return Ok(Source::Here),
+                // Someone else is at it: another layer of this image, or another pull.
+                Err(e) if e.kind == Kind::Unavailable => {
+                    tokio::select! {
+                        () = tokio::time::sleep(Duration::from_millis(20)) => {}
+                        () = async { drop(stopped.wait_for(|stop| *stop).await) } => return Err(e),
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        };
+        let Some(repository) = self.repository.clone() else {
+            self.store.blocking(move |_| writer.abort()).await?;
+            return Err(Error::not_found(format_args!("content {digest}")));
+        };
+        let feed = Feed::new(writer, descriptor.clone(), labels, self.clone())?;
+        let (feed, pieces) = feed;
+        let (descriptor, mut stopped) = (descriptor.clone(), stopped.clone());
+        let offset = feed.writer.offset();
+        tokio::spawn(async move {
+            // A receiver that hangs up ends the download, and so does the failure of another layer.
+            tokio::select! {
+                () = repository.blob(&descriptor, offset, pieces.clone()) => {}
+                () = pieces.closed() => {}
+                () = async { drop(stopped.wait_for(|stop| *stop).await) } => {
+                    let stop = Error::new(Kind::Cancelled, "stopped before its end");
+                    let _ = pieces.send(Err(stop)).await;
+                }
+            }
+        });
+        Ok(Source::Feed(Box::new(feed)))
+    }
+}
+
+enum Source {
+    Here,
+    Feed(Box<Feed>),
+}
+
+pub(super) fn exists(snapshotter: &Snapshotter, ns: &str, chain_id: &Digest) -> Result<bool> {
+    match snapshotter.stat(ns, chain_id.as_str()) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind == Kind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+type Target = (Snapshotter, Digest);
+
+fn unpack_blob(
+    store: &Store,
+    ns: &str,
+    blob: &Descriptor,
+    (snapshotter, diff_id): &Target,
+) -> Result<(Layer, Applied)> {
+    let layer = snapshotter.layer()?;
+    let file = store.content().reader(ns, &blob.digest)?.into_file();
+    let source = BufReader::with_capacity(256 << 10, file);
+    let applied = diff::apply(source, &layer.root(), Whiteouts::Overlay)?;
+    check(&applied, diff_id)?;
+    Ok((layer, applied))
+}
+
+fn check(applied: &Applied, diff_id: &Digest) -> Result<()> {
+    if applied.diff_id == *diff_id {
+        return Ok(());
+    }
+    Err(Error::precondition(format_args!("wrong diff id {:?}, expected {:?}",
+        applied.diff_id.as_str(), diff_id.as_str())))
+}
+
+/// Takes a download to its end: to content, and to files if there is a target.
+fn receive(mut feed: Feed, target: Option<Target>) -> Result<Option<(Layer, Applied)>> {
+    let unpacked = target.map(|(snapshotter, diff_id)| -> Result<_> {
+        let layer = snapshotter.layer()?;
+        let applied = diff::apply(&mut feed, &layer.root(), Whiteouts::Overlay)?;
+        check(&applied, &diff_id)?;
+        Ok((layer, applied))
+    });
+    // The rest of the blob: all of it without a target, nothing after a good unpacking. After a bad
+    // one it tells whether the blob was another one altogether, which explains it better.
+    let fatal = matches!(&unpacked, Some(Err(e)) if e.kind == Kind::ResourceExhausted);
+    let drained = if fatal { Ok(()) } else { feed.drain() };
+    let wrong = feed.verify();
+    match (unpacked.transpose(), drained, wrong) {
+        (Ok(unpacked), Ok(()), Ok(())) => {
+            feed.commit()?;
+            Ok(unpacked)
+        }
+        (Err(e), _, _) if fatal => feed.abort(e),
+        (_, Err(e), _) | (_, _, Err(e)) | (Err(e), _, _) => feed.abort(e),
+    }
+}
+
+/// A download as the inflater reads it: every byte is stored and hashed on its way.
+struct Feed {
+    pieces: mpsc::Receiver<Result<Bytes>>,
+    /// What an earlier, interrupted download left, to be read first.
+    prior: Option<BufReader<io::Take<File>>>,
+    piece: Bytes,
+    failure: Option<Error>,
+    writer: Writer,
+    descriptor: Descriptor,
+    labels: Labels,
+    layers: Layers,
+}
+
+impl Feed {
+    fn new(
+        mut writer: Writer,
+        descriptor: Descriptor,
+        labels: Labels,
+        layers: Layers,
+    ) -> Result<(Self, mpsc::Sender<Result<Bytes>>)> {
+        if writer.offset() > descriptor.size {
+            writer.truncate()?;
+        }
+        let offset = writer.offset();
+        let prior = match offset {
+            0 => None,
+            _ => Some(BufReader::with_capacity(256 << 10, writer.written()?.take(offset))),
+        };
+        let (sender, pieces) = mpsc::channel(PIECES);
+        let (piece, failure) = (Bytes::new(), None);
+        Ok((Self { pieces, prior, piece, failure, writer, descriptor, labels, layers }, sender))
+    }
+
+    fn next(&mut self) -> Result<Bytes> {
+        let piece = match self.pieces.blocking_recv() {
+            Some(piece) => piece?,
+            None if self.writer.offset() == self.descriptor.size => return Ok(Bytes::new()),
+            None => return Err(Error::new(Kind::Cancelled, "the pull was given up")),
+        };
+        self.writer.write(&piece)?;
+        self.layers.report(&self.descriptor, self.writer.offset(), false);
+        Ok(piece)
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        self.prior = None;
+        self.piece.clear();
+        while self.failure.is_none() {
+            match self.next() {
+                Ok(piece) if piece.is_empty() => return Ok(()),
+                Ok(_) => {}
+                Err(e) => self.failure = Some(e),
+            }
+        }
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    fn verify(&self) -> Result<()> {
+        let found = self.writer.digest();
+        if found == self.descriptor.digest {
+            return Ok(());
+        }
+        let wanted = &self.descriptor.digest;
+        Err(Error::precondition(format_args!("unexpected commit digest {found}, expected {wanted}")))
+    }
+
+    fn commit(self) -> Result<()> {
+        let Self { writer, descriptor, labels, .. } = self;
+        match writer.commit(descriptor.size, Some(&descriptor.digest), labels) {
+            Err(e) if e.kind == Kind::AlreadyExists => Ok(()),
+            done => done.map(drop),
+        }
+    }
+
+    fn abort<T>(self, error: Error) -> Result<T> {
+        if let Err(left) = self.writer.abort() {
+            tracing::warn!(%left, "an unfinished download stays");
+        }
+        Err(error)
+    }
+}
+
+impl BufRead for Feed {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if let Some(prior) = &mut self.prior
+            && prior.fill_buf()?.is_empty()
+        {
+            self.prior = None;
+        }
+        if self.prior.is_none() && self.piece.is_empty() {
+            if let Some(failure) = &self.failure {
+                return Err(io::Error::other(failure.clone()));
+            }
+            match self.next() {
+                Ok(piece) => self.piece = piece,
+                Err(failure) => {
+                    self.failure = Some(failure.clone());
+                    return Err(io::Error::other(failure));
+                }
+            }
+        }
+        match &mut self.prior {
+            Some(prior) => prior.fill_buf(),
+            None => Ok(&self.piece),
+        }
+    }
+
+    fn consume(&mut self, length: usize) {
+        match &mut self.prior {
+            Some(prior) => prior.consume(length),
+            None => self.piece.advance(length),
+        }
+    }
+}
+
+impl Read for Feed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let chunk = self.fill_buf()?;
+        let length = chunk.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&chunk[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}

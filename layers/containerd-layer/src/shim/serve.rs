@@ -1,0 +1,163 @@
+//! The loop: one thread that waits for anything to happen and then moves everything that can move.
+//!
+//! After every wait each source is tried, whether it was the one that woke the loop or not: a
+//! shim has a handful of them, and so none can be forgotten.
+
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixListener,
+    },
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hops::Shim;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::Signal,
+    unistd::read,
+};
+use wire::ttrpc::methods::Methods;
+
+use super::{connection::Connection, engine::Engine, logger, sys};
+
+/// How long a shim that was told to end goes on delivering events. The real one's is 5 s.
+const LINGER: Duration = Duration::from_secs(5);
+/// How long nothing must have happened before free memory is given back.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// A shim at work.
+pub(super) struct Server {
+    listener: Option<UnixListener>,
+    socket: Option<PathBuf>,
+    signals: OwnedFd,
+    connections: Vec<Connection>,
+    engine: Arc<Engine>,
+    methods: Methods<dyn Shim>,
+    /// When it ends at the latest, once it was told to.
+    end: Option<Instant>,
+    /// Whether memory may have been freed since it was given back.
+    dirty: bool,
+}
+
+impl Server {
+    /// Serves `face`, which leads to `engine`, on `listener`. The file `socket` is removed in the
+    /// end. From here on this process adopts and reaps the containers' processes.
+    ///
+    /// # Errors
+    /// Those of becoming a subreaper and of handling signals.
+    pub(super) fn new(
+        listener: UnixListener,
+        socket: Option<PathBuf>,
+        engine: Arc<Engine>,
+        face: Arc<dyn Shim>,
+    ) -> io::Result<Server> {
+        nix::sys::prctl::set_child_subreaper(true)?;
+        let signals = sys::signals(&[Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT])?;
+        listener.set_nonblocking(true)?;
+        Ok(Server {
+            listener: Some(listener),
+            socket,
+            signals,
+            connections: Vec::new(),
+            engine,
+            methods: Methods::new(face),
+            end: None,
+            dirty: true,
+        })
+    }
+
+    /// Serves until it is told to end, by a call or by a signal.
+    ///
+    /// # Errors
+    /// Those of waiting.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        loop {
+            self.wait()?;
+            self.take_signals();
+            self.accept();
+            self.engine.state().pump();
+            self.connections.retain_mut(|connection| connection.serve(&self.methods));
+            let mut state = self.engine.state();
+            state.settle();
+            // What the calls had to tell goes out at once.
+            state.pump();
+            let (shutdown, drained) = (state.shutdown(), state.is_drained());
+            drop(state);
+            if shutdown {
+                self.close();
+            }
+            if self.end.is_some_and(|end| drained || Instant::now() >= end) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until something happens.
+    fn wait(&mut self) -> io::Result<()> {
+        let state = self.engine.state();
+        let mut polled = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        polled.extend(self.listener.iter().map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN)));
+        polled.extend(self.connections.iter().map(Connection::interest));
+        state.interests(&mut polled);
+        let deadline = [state.deadline(), self.end].into_iter().flatten().min();
+        let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+        let patience = if self.dirty { left.unwrap_or(QUIET).min(QUIET) } else { Duration::MAX };
+        let patience = left.map_or(patience, |left| left.min(patience));
+        let timeout = match patience {
+            Duration::MAX => PollTimeout::NONE,
+            // Rounded up: waking just before the deadline would spin.
+            some => PollTimeout::try_from(some.as_millis() as i64 + 1).unwrap_or(PollTimeout::MAX),
+        };
+        let happened = match poll(&mut polled, timeout) {
+            Ok(n) => n,
+            Err(Errno::EINTR) => 1,
+            Err(error) => return Err(error.into()),
+        };
+        drop(polled);
+        drop(state);
+        if happened == 0 && self.dirty {
+            sys::trim();
+        }
+        self.dirty = happened != 0;
+        Ok(())
+    }
+
+    fn take_signals(&mut self) {
+        let mut bytes = [0; 64];
+        while let Ok(n @ 1..) = read(&self.signals, &mut bytes) {
+            for &byte in &bytes[..n] {
+                if i32::from(byte) != Signal::SIGCHLD as i32 {
+                    // As the real shim: it goes, its containers stay.
+                    self.close();
+                }
+            }
+        }
+        self.engine.state().reap();
+    }
+
+    fn accept(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        loop {
+            match listener.accept().and_then(|(stream, _)| Connection::new(stream)) {
+                Ok(connection) => self.connections.push(connection),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => return logger::warn(format_args!("accept: {error}")),
+            }
+        }
+    }
+
+    /// Takes no further client, so that the pod's next shim can take the address.
+    fn close(&mut self) {
+        if self.listener.take().is_some() {
+            self.end = Some(Instant::now() + LINGER);
+            if let Some(socket) = &self.socket {
+                let _ = fs::remove_file(socket);
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The system calls that neither std nor nix offers safely, each with why it is sound here.
+
+#![allow(unsafe_code)] // the one place of the shim for it
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::{net::UnixListener, process::CommandExt},
+    },
+    process::Command,
+    sync::atomic::{AtomicI32, Ordering},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    libc,
+    sys::{
+        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+        socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg},
+    },
+    unistd::{ForkResult, pipe2},
+};
+
+/// Splits the process in two.
+///
+/// # Errors
+/// Those of fork(2).
+pub(super) fn fork() -> nix::Result<ForkResult> {
+    // SAFETY: the shim never starts a thread, so the child holds every lock that it sees held.
+    unsafe { nix::unistd::fork() }
+}
+
+/// The end of the pipe into which the handler writes.
+static SIGNALS: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn note(signal: libc::c_int) {
+    let errno = Errno::last_raw();
+    let byte = signal as u8;
+    // SAFETY: write(2) is async-signal-safe, and the byte outlives the call. A full pipe loses the
+    // note, which is harmless: its reader has not yet seen an earlier one.
+    unsafe { libc::write(SIGNALS.load(Ordering::Relaxed), (&raw const byte).cast(), 1) };
+    Errno::set_raw(errno);
+}
+
+/// Has each of `signals` arrive as a byte, its number, on the pipe that is returned.
+///
+/// Handlers, unlike a blocked mask with a signalfd, are gone after exec: what the shim executes
+/// gets the dispositions and the mask that every program expects.
+///
+/// # Errors
+/// Those of pipe2(2) and sigaction(2).
+pub(super) fn signals(signals: &[Signal]) -> nix::Result<OwnedFd> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    // The writing end stays open for as long as the process lives.
+    SIGNALS.store(std::os::fd::IntoRawFd::into_raw_fd(writer), Ordering::Relaxed);
+    let action =
+        SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
+    for &signal in signals {
+        // SAFETY: the handler does nothing that is not async-signal-safe.
+        unsafe { sigaction(signal, &action)? };
+    }
+    Ok(reader)
+}
+
+/// The listening socket that the caller of this program left as descriptor 3, where there is one.
+///
+/// # Errors
+/// When descriptor 3 is not open.
+pub(super) fn inherited_socket() -> io::Result<UnixListener> {
+    const INHERITED: RawFd = 3;
+    // SAFETY: only asks about a number, which fcntl(2) allows to be closed.
+    if unsafe { libc::fcntl(INHERITED, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and this is called once, before the program opens anything of its own.
+    Ok(unsafe { UnixListener::from_raw_fd(INHERITED) })
+}
+
+/// Gives `command` its `ends` as descriptors 3, 4 and 5.
+pub(super) fn with_descriptors_from_3(command: &mut Command, ends: [OwnedFd; 3]) {
+    let dup_all = move || {
+        // First out of the way of 3 to 5, which may be among the ends themselves.
+        let mut high = [-1; 3];
+        for (slot, end) in high.iter_mut().zip(&ends) {
+            // SAFETY: fcntl(2) and dup2(2) are async-signal-safe and take plain numbers.
+            *slot = unsafe { libc::fcntl(end.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10) };
+            Errno::result(*slot)?;
+        }
+        for (fd, target) in high.into_iter().zip(3..) {
+            // SAFETY: as above.
+            Errno::result(unsafe { libc::dup2(fd, target) })?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing and takes no lock.
+    unsafe { command.pre_exec(dup_all) };
+}
+
+/// Receives the one descriptor that is sent over `socket` with SCM_RIGHTS.
+///
+/// # Errors
+/// Those of recvmsg(2), and when no descriptor came.
+pub(super) fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut name = [0; 4096];
+    let mut iov = [io::IoSliceMut::new(&mut name)];
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let message = recvmsg::<UnixAddr>(
+        socket.as_raw_fd(),
+        &mut iov,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control
+            && let Some(&fd) = fds.first()
+        {
+            // SAFETY: the kernel has just made the descriptor for us, and there was room for one.
+            return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "no descriptor was sent"))
+}
+
+nix::ioctl_write_ptr_bad!(tiocswinsz, libc::TIOCSWINSZ, libc::winsize);
+
+/// Sets the size, in characters, of the terminal whose master is `master`.
+///
+/// # Errors
+/// Those of ioctl(TIOCSWINSZ).
+pub(super) fn set_window_size(master: &OwnedFd, rows: u16, columns: u16) -> nix::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the descriptor is open and the structure outlives the call.
+    unsafe { tiocswinsz(master.as_fd().as_raw_fd(), &size) }.map(drop)
+}
+
+/// Gives memory that is free back to the kernel.
+pub(super) fn trim() {
+    // SAFETY: malloc_trim(3) has no preconditions.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -1,0 +1,173 @@
+//! A task's directory, `<state>/io.containerd.runtime.v2.task/<namespace>/<id>`: what its shim is
+//! started in, and by which a later daemon finds it again.
+//!
+//! The state directory does not outlive a reboot, as the tasks do not, so nothing here is synced.
+
+use crate::{Error, Result, error::At};
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, umount2},
+    sys::stat::Mode,
+    unistd::mkfifo,
+};
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+/// The directory of all bundles below the state directory, containerd's own.
+pub(super) const TASKS: &str = "io.containerd.runtime.v2.task";
+
+/// A bundle that exists.
+#[derive(Debug, Clone)]
+pub(super) struct Bundle(PathBuf);
+
+impl Bundle {
+    /// Makes the bundle of the task `id` with the OCI configuration `spec`.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when there is one.
+    pub(super) fn create(state: &Path, ns: &str, id: &str, spec: &[u8]) -> Result<Bundle> {
+        let bundle = Bundle(state.join(TASKS).join(ns).join(id));
+        let made = match make(&bundle.0, 0o700) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let parent = state.join(TASKS).join(ns);
+                fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o711)
+                    .create(&parent)
+                    .at("creating", &parent)?;
+                make(&bundle.0, 0o700)
+            }
+            made => made,
+        };
+        match made {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Error::already_exists(format_args!("task {id}")));
+            }
+            made => made.at("creating", &bundle.0)?,
+        }
+        match bundle.fill(spec) {
+            Ok(()) => Ok(bundle),
+            Err(e) => {
+                let _ = fs::remove_dir_all(&bundle.0);
+                Err(e)
+            }
+        }
+    }
+
+    fn fill(&self, spec: &[u8]) -> Result<()> {
+        make(&self.rootfs(), 0o711).at("creating", self.rootfs())?;
+        let config = self.0.join("config.json");
+        fs::write(&config, spec).at("writing", &config)
+    }
+
+    /// Every bundle of an earlier daemon: namespace, id, bundle.
+    pub(super) fn all(state: &Path) -> Vec<(String, String, Bundle)> {
+        let names = |dir: &Path| {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            let mut names: Vec<String> =
+                entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+            names.sort();
+            names
+        };
+        let tasks = state.join(TASKS);
+        let mut found = Vec::new();
+        for ns in names(&tasks) {
+            for id in names(&tasks.join(&ns)) {
+                let bundle = Bundle(tasks.join(&ns).join(&id));
+                found.push((ns.clone(), id, bundle));
+            }
+        }
+        found
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn rootfs(&self) -> PathBuf {
+        self.0.join("rootfs")
+    }
+
+    /// Makes the fifo that containerd's shims write their log to, which they wait for.
+    pub(super) fn log(&self) -> Result<PathBuf> {
+        let log = self.0.join("log");
+        match mkfifo(&log, Mode::from_bits_truncate(0o700)) {
+            Ok(()) | Err(Errno::EEXIST) => Ok(log),
+            Err(e) => Err(io::Error::from(e)).at("creating", &log),
+        }
+    }
+
+    /// Notes where the shim is, for a later daemon.
+    pub(super) fn set_shim(&self, program: &Path, address: &str) -> Result<()> {
+        let path = self.0.join("shim-binary-path");
+        fs::write(&path, program.as_os_str().as_encoded_bytes()).at("writing", &path)?;
+        let path = self.0.join("address");
+        fs::write(&path, address).at("writing", &path)
+    }
+
+    /// The address of the shim, where one was started.
+    pub(super) fn address(&self) -> Option<String> {
+        fs::read_to_string(self.0.join("address")).ok().filter(|address| !address.is_empty())
+    }
+
+    /// The program of the shim, where one was started.
+    pub(super) fn program(&self) -> Option<PathBuf> {
+        fs::read_to_string(self.0.join("shim-binary-path")).ok().map(PathBuf::from)
+    }
+
+    /// Removes the bundle, and the root filesystem's mount if the shim left it.
+    ///
+    /// # Errors
+    /// When something is still mounted, or a file cannot be removed: then the rest stays too.
+    pub(super) fn remove(&self) -> Result<()> {
+        let rootfs = self.rootfs();
+        // Of mounts upon mounts each call takes one; EINVAL says that none is left.
+        while umount2(&rootfs, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_ok() {}
+        // Never what a container wrote: a root filesystem that is not empty is still in use.
+        match fs::remove_dir(&rootfs) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).at("removing", &rootfs)?,
+            _ => {}
+        }
+        match fs::remove_dir_all(&self.0) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).at("removing", &self.0),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn make(dir: &Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new().mode(mode).create(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_is_made_once_and_found_again() {
+        let state = tempfile::tempdir().unwrap();
+        let bundle = Bundle::create(state.path(), "ns", "a", b"{}").unwrap();
+        let again = Bundle::create(state.path(), "ns", "a", b"{}").unwrap_err();
+        assert_eq!(again.message, "task a: already exists");
+        bundle.set_shim(Path::new("/bin/shim"), "unix:///x").unwrap();
+        let found = Bundle::all(state.path());
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].0.as_str(), found[0].1.as_str()), ("ns", "a"));
+        assert_eq!(found[0].2.address().as_deref(), Some("unix:///x"));
+        assert_eq!(found[0].2.program().as_deref(), Some(Path::new("/bin/shim")));
+        bundle.remove().unwrap();
+        assert!(Bundle::all(state.path()).is_empty());
+    }
+
+    #[test]
+    fn a_root_filesystem_with_files_is_left_alone() {
+        let state = tempfile::tempdir().unwrap();
+        let bundle = Bundle::create(state.path(), "ns", "a", b"{}").unwrap();
+        fs::write(bundle.rootfs().join("data"), "x").unwrap();
+        bundle.remove().unwrap_err();
+        assert!(bundle.rootfs().join("data").exists());
+    }
+}

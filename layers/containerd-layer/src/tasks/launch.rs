@@ -1,0 +1,258 @@
+//! Shims as programs: found by the runtime's name, executed to `start` and to `delete`, with the
+//! command line and environment of containerd 1.6.
+
+use crate::{Error, Kind, Result, error::At};
+use hops::{
+    Cx, Hop,
+    cx::TRACEPARENT_ENV,
+    proto::{Any, containerd::task::v2::DeleteResponse},
+    trace::{Side, Spans},
+};
+use nix::sched::{CloneFlags, unshare};
+use prost::Message;
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, Read, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// What every shim is told about the daemon.
+#[derive(Debug, Clone)]
+pub(super) struct Launcher {
+    /// The gRPC socket; shims send events to the ttrpc socket beside it.
+    pub(super) address: PathBuf,
+    /// The program that publishes an event for a shim that cannot.
+    pub(super) publish_binary: PathBuf,
+    /// Whether shims are to say more.
+    pub(super) debug: bool,
+    pub(super) spans: Spans,
+}
+
+/// The program in the directory of this one, or in `PATH`.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
+    let path = env::var_os("PATH").unwrap_or_default();
+    let dirs = beside.into_iter().chain(env::split_paths(&path));
+    dirs.map(|dir| dir.join(name)).find(|program| executable(program))
+}
+
+fn executable(program: &Path) -> bool {
+    program.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+/// The shim of a runtime: `io.containerd.runc.v2` is `containerd-shim-runc-v2`, and an absolute
+/// path is itself.
+///
+/// # Errors
+/// containerd's for a name that is none, or whose program is not installed.
+pub(super) fn program_of(runtime: &str) -> Result<PathBuf> {
+    if runtime.starts_with('/') {
+        let program = PathBuf::from(runtime);
+        return if executable(&program) {
+            Ok(program)
+        } else {
+            Err(Error::not_found(format_args!("invalid custom binary path {runtime:?}")))
+        };
+    }
+    let parts: Vec<&str> = runtime.split('.').collect();
+    let [.., name, version] = parts.as_slice() else {
+        return Err(Error::invalid(format_args!("invalid runtime name {runtime}")));
+    };
+    if name.is_empty() || version.is_empty() {
+        return Err(Error::invalid(format_args!("invalid runtime name {runtime}")));
+    }
+    let program = format!("containerd-shim-{name}-{version}");
+    find_program(&program).ok_or_else(|| {
+        Error::new(
+            Kind::NotFound,
+            format!(
+                "runtime {runtime:?} binary not installed {program:?}: file does not exist: \
+                 not found"
+            ),
+        )
+    })
+}
+
+impl Launcher {
+    /// Starts the shim of a bundle, or finds the one of its group, and answers its address.
+    ///
+    /// # Errors
+    /// What the shim wrote, in containerd's words.
+    pub(super) async fn start(
+        &self,
+        cx: &Cx,
+        program: &Path,
+        (ns, id, bundle): (&str, &str, &Path),
+        options: Option<&Any>,
+    ) -> Result<String> {
+        let (cx, mut span) = self.spans.begin(cx, Hop::Shim.name(), "launch", Side::Caller);
+        let mut command = self.command(&cx, program, ns, id);
+        command.arg("start");
+        let input = options.map(Message::encode_to_vec).unwrap_or_default();
+        let ran = run(command, bundle.to_owned(), input, true).await;
+        let (ok, output) = ran.inspect_err(|_| span.fail())?;
+        let output = String::from_utf8_lossy(&output).trim().to_owned();
+        if !ok {
+            span.fail();
+            let text = format!("failed to start shim: start failed: {output}: exit status 1");
+            return Err(Error::internal(text));
+        }
+        address(&output)
+    }
+
+    /// Has the shim's program clean up after a shim that died.
+    ///
+    /// # Errors
+    /// When the program fails, with what it wrote.
+    pub(super) async fn delete(
+        &self,
+        program: &Path,
+        (ns, id, bundle): (&str, &str, &Path),
+    ) -> Result<DeleteResponse> {
+        let mut command = self.command(&Cx::background(), program, ns, id);
+        command.arg("-bundle").arg(bundle).arg("delete");
+        let (ok, output) = run(command, bundle.to_owned(), Vec::new(), false).await?;
+        if !ok {
+            return Err(Error::internal(format_args!("{} delete failed", program.display())));
+        }
+        DeleteResponse::decode(output.as_slice())
+            .map_err(|e| Error::internal(format_args!("{} delete: {e}", program.display())))
+    }
+
+    fn command(&self, cx: &Cx, program: &Path, ns: &str, id: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .args(["-namespace", ns, "-address"])
+            .arg(&self.address)
+            .arg("-publish-binary")
+            .arg(&self.publish_binary)
+            .args(["-id", id])
+            .env("TTRPC_ADDRESS", ttrpc_of(&self.address))
+            .env("GRPC_ADDRESS", &self.address)
+            .env("NAMESPACE", ns)
+            .env("GOMAXPROCS", "2")
+            .env_remove(TRACEPARENT_ENV);
+        if self.debug {
+            command.arg("-debug");
+        }
+        if let Some(trace) = cx.trace {
+            command.env(TRACEPARENT_ENV, trace.to_string());
+        }
+        command
+    }
+}
+
+/// The ttrpc socket beside a gRPC socket, where containerd has it.
+pub(crate) fn ttrpc_of(address: &Path) -> PathBuf {
+    let mut path = OsString::from(address);
+    path.push(".ttrpc");
+    PathBuf::from(path)
+}
+
+/// The address that a shim printed: alone, or in the JSON of containerd 1.7's bootstrap.
+fn address(output: &str) -> Result<String> {
+    if !output.starts_with('{') {
+        return match output.strip_prefix("unix://") {
+            Some(path) if path.starts_with('/') => Ok(output.to_owned()),
+            _ => Err(Error::internal(format_args!("shim answered no address: {output:?}"))),
+        };
+    }
+    #[derive(serde::Deserialize)]
+    struct Bootstrap {
+        address: String,
+        #[serde(default)]
+        protocol: String,
+    }
+    let bootstrap: Bootstrap = serde_json::from_str(output)
+        .map_err(|e| Error::internal(format_args!("shim answered {output:?}: {e}")))?;
+    match bootstrap.protocol.as_str() {
+        "" | "ttrpc" => address(&bootstrap.address),
+        other => Err(Error::unimplemented(format_args!("unsupported protocol: {other:?}"))),
+    }
+}
+
+/// Executes a program in a directory; answers whether it succeeded, and what it wrote.
+async fn run(
+    command: Command,
+    dir: PathBuf,
+    input: Vec<u8>,
+    with_errors: bool,
+) -> Result<(bool, Vec<u8>)> {
+    let name = command.get_program().to_owned();
+    let (done, answer) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("launch".to_owned())
+        .spawn(move || drop(done.send(run_here(command, &dir, &input, with_errors))))
+        .at("starting a thread for", &name)?;
+    answer
+        .await
+        .map_err(|_| Error::internal("launching panicked"))?
+        .at("executing", &name)
+}
+
+/// The work of [`run`], on a thread of its own. The thread goes to the directory instead of the
+/// child, because a child that needs no such step is spawned without a copy of this process's page
+/// tables (posix_spawn).
+fn run_here(
+    mut command: Command,
+    dir: &Path,
+    mut input: &[u8],
+    with_errors: bool,
+) -> io::Result<(bool, Vec<u8>)> {
+    unshare(CloneFlags::CLONE_FS)?;
+    env::set_current_dir(dir)?;
+    let (mut reader, writer) = io::pipe()?;
+    if with_errors {
+        command.stderr(writer.try_clone()?);
+    }
+    command.stdout(writer);
+    command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
+    let mut child = command.spawn()?;
+    // The command holds the pipe's end of this process.
+    drop(command);
+    if let Some(mut stdin) = child.stdin.take() {
+        // A shim need not read its options.
+        let _ = io::copy(&mut input, &mut stdin).and_then(|_| stdin.flush());
+    }
+    let mut output = Vec::new();
+    reader.read_to_end(&mut output)?;
+    Ok((child.wait()?.success(), output))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for good in ["unix:///x", r#"{"version":2,"address":"unix:///x","protocol":"ttrpc"}"#] {
+            assert_eq!(address(good).unwrap(), "unix:///x", "{good}");
+        }
+        for bad in ["", "usage: shim", r#"{"address":"unix:///x","protocol":"grpc"}"#, "{"] {
+            address(bad).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn runtimes_that_are_not_here() {
+        let missing = program_of("io.containerd.nosuch.v9").unwrap_err();
+        assert!(missing.message.contains(r#"binary not installed "containerd-shim-nosuch-v9""#));
+        for bad in ["runc", "", "a."] {
+            program_of(bad).unwrap_err();
+        }
+        assert_eq!(program_of("/nosuch/shim").unwrap_err().kind, Kind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_program_runs_in_its_directory_and_this_one_stays() {
+        let before = env::current_dir().unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "pwd; cat; echo e >&2; exit 3"]);
+        let ran = run(command, "/proc".into(), b"in\n".to_vec(), true).await.unwrap();
+        assert_eq!(ran, (false, b"/proc\nin\ne\n".to_vec()));
+        assert_eq!(env::current_dir().unwrap(), before);
+    }
+}

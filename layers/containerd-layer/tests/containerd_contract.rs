@@ -1,0 +1,95 @@
+//! The contract of the `Containerd` face: on the engine, through client and server, and on the
+//! real containerd where it is installed.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where something is not as it should be")]
+
+mod daemon;
+
+use containerd_layer::{
+    Config, Engine,
+    server::Server,
+    suite::{Runtime, Subject, suite},
+};
+use daemon::{find, rootfs};
+use hops::{Containerd, trace::Spans};
+use std::{path::Path, sync::Arc, time::Duration};
+
+fn config(dir: &Path) -> Config {
+    Config {
+        root: dir.join("root"),
+        state: dir.join("state"),
+        address: dir.join("c.sock"),
+        ..Config::default()
+    }
+}
+
+/// How tasks can be run with containerd's own shim here.
+fn runtime(dir: &Path) -> Option<Runtime> {
+    let name = "io.containerd.runc.v2".to_owned();
+    Some(Runtime { name, rootfs: rootfs(dir, &["containerd-shim-runc-v2", "runc"])? })
+}
+
+fn subject(face: Arc<dyn Containerd>, runtime: Option<Runtime>) -> Subject {
+    Subject { face, runtime, skip: Vec::new() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let engine = Engine::open(&config, Spans::disabled()).await.unwrap();
+    suite(&subject(Arc::new(engine), runtime(dir.path()))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn through_client_and_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let server = Server::listen(&config).unwrap();
+    let engine = Engine::open(&config, Spans::disabled()).await.unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(server.serve(engine, Spans::disabled(), async {
+        let _ = stopped.await;
+    }));
+    let client = wire::grpc::Client::new(&config.address);
+    suite(&subject(Arc::new(client), runtime(dir.path()))).await.unwrap();
+    let _ = stop.send(());
+    serving.await.unwrap();
+}
+
+/// Strata's own shim and runtime, where the runtime is in the path.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_our_own_shim() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(rootfs) = rootfs(dir.path(), &["strata-runc"]) else { return };
+    let config = config(dir.path());
+    let server = Server::listen(&config).unwrap();
+    let engine = Engine::open(&config, Spans::disabled()).await.unwrap();
+    let (_stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let face = Arc::new(engine.clone());
+    tokio::spawn(server.serve(engine, Spans::disabled(), async {
+        let _ = stopped.await;
+    }));
+    let name = env!("CARGO_BIN_EXE_containerd-shim-strata-v2").to_owned();
+    suite(&subject(face, Some(Runtime { name, rootfs }))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_real_containerd() {
+    let Some(program) = find("containerd") else {
+        println!("SKIP: containerd is not installed");
+        return;
+    };
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIP: containerd needs root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let daemon = daemon::Daemon::start(&program, &config);
+    let client = wire::grpc::Client::new(&config.address);
+    suite(&subject(Arc::new(client), runtime(dir.path()))).await.unwrap();
+    drop(daemon);
+    // Its shims end a moment after their last task; the directory goes with them.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+}

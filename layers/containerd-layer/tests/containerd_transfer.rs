@@ -1,0 +1,173 @@
+//! Transfers over the wire: an image out to a stream, in from one, and under another name.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where something is not as it should be")]
+
+use containerd_layer::{
+    Config, Engine,
+    images::{Descriptor, media},
+    server::Server,
+};
+use futures_util::{StreamExt, stream};
+use hops::{
+    Containerd, Cx, Handle, Kind, Outputs,
+    containerd::Stream,
+    proto::{
+        Any,
+        containerd::{
+            services::{
+                images::v1::{GetImageRequest, ListImagesRequest},
+                streaming::v1::StreamInit,
+                transfer::v1::TransferRequest,
+            },
+            types::transfer::{
+                Data, ImageExportStream, ImageImportStream, ImageStore, OciRegistry, WindowUpdate,
+            },
+        },
+    },
+    trace::Spans,
+};
+use prost::{Message, Name};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+fn any<M: Message + Name>(message: &M) -> Any {
+    Any { type_url: M::full_name(), value: message.encode_to_vec() }
+}
+
+fn transfer(from: Any, to: Any) -> TransferRequest {
+    TransferRequest { source: Some(from), destination: Some(to), options: None }
+}
+
+fn store(name: &str) -> Any {
+    any(&ImageStore { name: name.into(), ..Default::default() })
+}
+
+/// Opens a named stream: what is sent into the channel arrives there.
+async fn open(face: &dyn Containerd, cx: &Cx, id: &str) -> (mpsc::Sender<Any>, Outputs<Any>) {
+    let (send, sent) = mpsc::channel(4);
+    send.send(any(&StreamInit { id: id.into() })).await.unwrap();
+    let input = stream::unfold(sent, |mut sent| async { Some((sent.recv().await?, sent)) });
+    let mut answers = face.stream(cx, Stream, Box::pin(input)).await.unwrap();
+    assert_eq!(answers.next().await.unwrap().unwrap().type_url, "google.protobuf.Empty");
+    (send, answers)
+}
+
+/// An image without layers of more than one message's size.
+fn seed(engine: &Engine, ns: &str, name: &str) {
+    let content = engine.store().content();
+    let put = |media_type: &str, bytes: &[u8]| {
+        let digest = content.put(ns, bytes, Default::default()).unwrap();
+        Descriptor::new(media_type, digest, bytes.len() as u64)
+    };
+    let layer: Vec<u8> = (0..300_000_u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let layer = put(media::OCI_LAYER, &layer);
+    let config = serde_json::json!({
+        "os": "linux",
+        "architecture": containerd_layer::images::Platform::host().architecture,
+        "rootfs": { "type": "layers", "diff_ids": [layer.digest] },
+    });
+    let config = put(media::OCI_CONFIG, config.to_string().as_bytes());
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": media::OCI_MANIFEST, "config": config, "layers": [layer],
+    });
+    let manifest = put(media::OCI_MANIFEST, manifest.to_string().as_bytes());
+    engine.store().set_image(ns, name, manifest, Default::default()).unwrap();
+}
+
+async fn target(face: &dyn Containerd, cx: &Cx, name: &str) -> String {
+    let get = GetImageRequest { name: name.into() };
+    face.handle(cx, get).await.unwrap().image.unwrap().target.unwrap().digest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_goes_out_and_comes_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        root: dir.path().join("root"),
+        state: dir.path().join("state"),
+        address: dir.path().join("c.sock"),
+        ..Config::default()
+    };
+    let server = Server::listen(&config).unwrap();
+    let engine = Engine::open(&config, Spans::disabled()).await.unwrap();
+    let name = "docker.io/library/seed:1";
+    seed(&engine, "from", name);
+    tokio::spawn(server.serve(engine, Spans::disabled(), std::future::pending()));
+    let face: Arc<dyn Containerd> = Arc::new(wire::grpc::Client::new(&config.address));
+    let (from, to) =
+        (Cx::background().in_namespace("from"), Cx::background().in_namespace("to"));
+
+    // Out, with a reader that allows a little at a time.
+    let (send, mut answers) = open(&*face, &from, "out").await;
+    let export = ImageExportStream { stream: "out".into(), ..Default::default() };
+    let exporting = {
+        let (face, from) = (face.clone(), from.clone());
+        tokio::spawn(async move { face.handle(&from, transfer(store(name), any(&export))).await })
+    };
+    let mut archive = Vec::new();
+    send.send(any(&WindowUpdate { update: 10_000 })).await.unwrap();
+    let mut allowed = 10_000;
+    while let Some(answer) = answers.next().await {
+        let piece = Data::decode(answer.unwrap().value.as_slice()).unwrap().data;
+        archive.extend_from_slice(&piece);
+        assert!(archive.len() <= allowed, "{} bytes of {allowed}", archive.len());
+        if archive.len() == allowed {
+            allowed += 100_000;
+            send.send(any(&WindowUpdate { update: 100_000 })).await.unwrap();
+        }
+    }
+    exporting.await.unwrap().unwrap();
+    assert!(archive.len() > 1_200_000, "{}", archive.len());
+
+    // In, in another namespace, as fast as the reader allows.
+    let (send, mut answers) = open(&*face, &to, "in").await;
+    let import = ImageImportStream { stream: "in".into(), ..Default::default() };
+    let importing = {
+        let (face, to) = (face.clone(), to.clone());
+        tokio::spawn(async move { face.handle(&to, transfer(any(&import), store(""))).await })
+    };
+    let mut rest = archive.as_slice();
+    let mut window = 0_usize;
+    while !rest.is_empty() {
+        if window == 0 {
+            let update = answers.next().await.unwrap().unwrap();
+            window += WindowUpdate::decode(update.value.as_slice()).unwrap().update as usize;
+        }
+        let (piece, left) = rest.split_at(window.min(32 << 10).min(rest.len()));
+        (rest, window) = (left, window - piece.len());
+        send.send(any(&Data { data: piece.to_vec().into() })).await.unwrap();
+    }
+    drop(send);
+    importing.await.unwrap().unwrap();
+    assert_eq!(target(&*face, &to, name).await, target(&*face, &from, name).await);
+
+    // Under another name.
+    face.handle(&to, transfer(store(name), store("docker.io/library/other:2"))).await.unwrap();
+    let images = face.handle(&to, ListImagesRequest::default()).await.unwrap().images;
+    assert_eq!(images.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_transferred_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        root: dir.path().join("root"),
+        state: dir.path().join("state"),
+        ..Config::default()
+    };
+    let engine = Engine::open(&config, Spans::disabled()).await.unwrap();
+    let cx = Cx::background().in_namespace("x");
+    let registry = any(&OciRegistry { reference: "x.test/a:1".into(), resolver: None });
+    let unknown = Any { type_url: "cats".into(), value: Vec::new() };
+    let lost = any(&ImageImportStream { stream: "lost".into(), ..Default::default() });
+    for (from, to, kind) in [
+        (store("a"), registry.clone(), Kind::Unimplemented),
+        (unknown, store("a"), Kind::Unimplemented),
+        (lost, store(""), Kind::NotFound),
+        (store("missing"), store("b"), Kind::NotFound),
+    ] {
+        let what = format!("{} {}", from.type_url, to.type_url);
+        let refusal = engine.handle(&cx, transfer(from, to)).await.unwrap_err();
+        assert_eq!(refusal.kind, kind, "{what}: {refusal}");
+    }
+}

@@ -1,0 +1,88 @@
+//! A daemon as a process of its own, and what it runs.
+
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use containerd_layer::Config;
+use std::{
+    fs,
+    os::unix::{fs::symlink, net::UnixStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// A program in the path.
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|p| p.is_file())
+}
+
+/// A root filesystem made of busybox, when everything that runs it is here.
+pub(crate) fn rootfs(dir: &Path, programs: &[&str]) -> Option<PathBuf> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIP: tasks need root");
+        return None;
+    }
+    let missing = programs.iter().chain(&["busybox"]).find(|p| find(p).is_none());
+    if let Some(missing) = missing {
+        println!("SKIP: {missing} is not installed");
+        return None;
+    }
+    let rootfs = dir.join("rootfs");
+    for part in ["bin", "proc", "dev"] {
+        fs::create_dir_all(rootfs.join(part)).unwrap();
+    }
+    fs::copy(find("busybox")?, rootfs.join("bin/busybox")).unwrap();
+    for name in ["sh", "sleep", "true"] {
+        symlink("busybox", rootfs.join("bin").join(name)).unwrap();
+    }
+    Some(rootfs)
+}
+
+/// A daemon that ends with this value.
+pub(crate) struct Daemon(Child);
+
+impl Daemon {
+    /// Starts `program`, which takes containerd's options, and waits until it serves.
+    pub(crate) fn start(program: &Path, config: &Config) -> Daemon {
+        let empty = config.address.with_extension("toml");
+        fs::write(&empty, "version = 2\n").unwrap();
+        let child = Command::new(program)
+            .arg("--config")
+            .arg(&empty)
+            .arg("--root")
+            .arg(&config.root)
+            .arg("--state")
+            .arg(&config.state)
+            .arg("--address")
+            .arg(&config.address)
+            .args(["--log-level", "warn"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let daemon = Daemon(child);
+        let patience = Instant::now() + Duration::from_secs(30);
+        while UnixStream::connect(&config.address).is_err() {
+            assert!(Instant::now() < patience, "{program:?} does not serve");
+            thread::sleep(Duration::from_millis(10));
+        }
+        daemon
+    }
+
+    /// Kills it as `kill -9` does.
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.0.id() as i32);
+        // It may have ended already.
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,33 @@
+# Every command that people and CI run.
+
+# What there is to run.
+default:
+    @just --list
+
+# Run pods on both paths and say where the time went.
+compare *ARGS:
+    cargo run --release -- compare {{ARGS}}
+
+# Every test; those that need a right or a peer that is missing say SKIP.
+test:
+    cargo test --workspace
+
+# Format, lints and the omissions list, with warnings as errors.
+check:
+    cargo fmt --all -- --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# One call of each hop, in process and over its wire.
+bench-hops:
+    cargo bench -p wire --bench hops
+
+# The same pod on Strata's paths and on an installed containerd, interleaved.
+bench-pods PODS="40":
+    cargo run --release -- compare --pods {{PODS}} --paths pre-1.24,direct,containerd
+
+# Debian's programs that the tests meet: what CI installs.
+peers:
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        docker.io containerd runc crun podman skopeo umoci docker-registry \
+        containernetworking-plugins nftables iptables iproute2 busybox-static strace

@@ -1,0 +1,119 @@
+//! What a test must leave as it found it, and what keeps a test from running.
+
+// Each test program uses a part of this.
+#![allow(dead_code)]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// Says why a test does not run here.
+pub fn skip(reason: &str) {
+    eprintln!("SKIP: {reason}");
+}
+
+/// Why no sandbox can be made here; `None` when it can.
+pub fn no_sandbox() -> Option<String> {
+    if nix::unistd::getuid().is_root() {
+        return None;
+    }
+    let limit = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+    let closed =
+        fs::read_to_string("/proc/sys/kernel/unprivileged_userns_clone").unwrap_or_default();
+    (limit.trim() == "0" || closed.trim() == "0")
+        .then(|| "not root, and user namespaces are closed to ordinary users".to_owned())
+}
+
+/// Why a program of a peer cannot be run here; `None` when it can.
+pub fn no_program(name: &str) -> Option<String> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let found = path.split(':').any(|dir| Path::new(dir).join(name).exists());
+    (!found).then(|| format!("{name} is not installed"))
+}
+
+/// The mounts, links, cgroups, Strata's processes, and Strata's files of a machine.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Machine {
+    mounts: BTreeSet<String>,
+    links: BTreeSet<String>,
+    cgroups: BTreeSet<String>,
+    processes: BTreeSet<String>,
+    files: BTreeSet<String>,
+}
+
+impl Machine {
+    /// The machine as it is.
+    pub fn now() -> Machine {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        Machine {
+            mounts: mounts.lines().map(str::to_owned).collect(),
+            links: names("/sys/class/net", |_| true),
+            cgroups: cgroups(),
+            processes: processes(),
+            files: ["/tmp", "/run", "/var/lib", "/run/netns"]
+                .iter()
+                .flat_map(|dir| {
+                    names(dir, |name| name.starts_with("strata"))
+                        .into_iter()
+                        .map(move |n| format!("{dir}/{n}"))
+                })
+                .collect(),
+        }
+    }
+
+    /// Fails unless the machine becomes what it was; the kernel takes a namespace down, and the
+    /// keeper of a killed comparison works, a moment after the last process has ended.
+    pub fn assert_unchanged(&self) {
+        let begun = Instant::now();
+        loop {
+            let now = Machine::now();
+            if now == *self {
+                return;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(15),
+                "left behind:\n mounts {:?}\n links {:?}\n cgroups {:?}\n processes {:?}\n files {:?}",
+                now.mounts.symmetric_difference(&self.mounts).collect::<Vec<_>>(),
+                now.links.symmetric_difference(&self.links).collect::<Vec<_>>(),
+                now.cgroups.symmetric_difference(&self.cgroups).collect::<Vec<_>>(),
+                now.processes.symmetric_difference(&self.processes).collect::<Vec<_>>(),
+                now.files.symmetric_difference(&self.files).collect::<Vec<_>>(),
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+fn names(dir: &str, keep: impl Fn(&str) -> bool) -> BTreeSet<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|e| e.file_name().into_string().ok()).filter(|name| keep(name)).collect()
+}
+
+fn cgroups() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut todo = vec![Path::new("/sys/fs/cgroup").to_path_buf()];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                found.insert(entry.path().display().to_string());
+                todo.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
+/// The processes that run this checkout's `strata`, whatever they are called.
+fn processes() -> BTreeSet<String> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| {
+            fs::read_link(entry.path().join("exe"))
+                .is_ok_and(|exe| exe.file_name() == Some("strata".as_ref()))
+        })
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}

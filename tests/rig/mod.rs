@@ -1,0 +1,306 @@
+//! Daemons, Strata's and real ones, in a directory of their own, and their command line clients.
+
+// Each test program uses a part of this.
+#![allow(dead_code)]
+
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::machine::Machine;
+
+/// The test image as Docker names it.
+pub const IMAGE: &str = "strata-test/busybox:1";
+/// The test image as containerd names it.
+pub const CTR_IMAGE: &str = "docker.io/strata-test/busybox:1";
+
+/// What a program said.
+pub struct Said {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A command line client of a daemon.
+pub struct Client {
+    program: String,
+    args: Vec<OsString>,
+}
+
+impl Client {
+    /// Runs it.
+    pub fn run(&self, args: &[&str]) -> Said {
+        let out = Command::new(&self.program).args(&self.args).args(args).output().unwrap();
+        Said {
+            code: out.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+        }
+    }
+
+    /// Runs it; it must succeed.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let said = self.run(args);
+        assert_eq!(said.code, 0, "{} {args:?}: {}{}", self.program, said.stdout, said.stderr);
+        said.stdout
+    }
+}
+
+/// The daemons of one test.
+pub struct Rig {
+    dir: tempfile::TempDir,
+    before: Machine,
+    daemons: Vec<Child>,
+}
+
+impl Rig {
+    /// Nothing runs yet.
+    pub fn new(name: &str) -> Rig {
+        let before = Machine::now();
+        let dir =
+            tempfile::Builder::new().prefix(&format!("strata-rig-{name}-")).tempdir().unwrap();
+        let rig = Rig { dir, before, daemons: Vec::new() };
+        fs::create_dir(rig.path("bin")).unwrap();
+        for program in [
+            "strata-containerd",
+            "strata-dockerd",
+            "strata-cri",
+            "strata-dockershim",
+            "strata-kubelet",
+            "containerd-shim-strata-v2",
+            "strata-runc",
+            "strata-cni",
+        ] {
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_strata"), rig.program(program)).unwrap();
+        }
+        rig
+    }
+
+    /// A path in the rig's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// One of Strata's programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.path("bin").join(name)
+    }
+
+    /// A `docker save` archive of busybox.
+    pub fn archive(&self) -> PathBuf {
+        let path = self.path("image.tar");
+        fs::write(&path, archive()).unwrap();
+        path
+    }
+
+    fn daemon(&mut self, program: &Path, args: &[OsString], socket: &Path) {
+        let name = program.file_name().unwrap().to_string_lossy().into_owned();
+        let log = self.path(&format!("{name}.log"));
+        let bin = self.path("bin");
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+        let mut child = Command::new(program)
+            .arg0(&name)
+            .args(args)
+            .env("PATH", path)
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(&log).unwrap())
+            .stderr(fs::File::options().append(true).open(&log).unwrap())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{}: {e}", program.display()));
+        let begun = Instant::now();
+        while std::os::unix::net::UnixStream::connect(socket).is_err() {
+            let said = || fs::read_to_string(&log).unwrap_or_default();
+            assert!(child.try_wait().unwrap().is_none(), "{name} ended: {}", said());
+            assert!(begun.elapsed() < Duration::from_secs(30), "{name} does not serve: {}", said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.daemons.push(child);
+    }
+
+    /// Starts strata-containerd.
+    pub fn strata_containerd(&mut self) -> Client {
+        let socket = self.path("containerd.sock");
+        let args =
+            self.args(&["--root", "@root-c", "--state", "@run-c", "--address", "@containerd.sock"]);
+        self.daemon(&self.program("strata-containerd"), &args, &socket);
+        self.ctr()
+    }
+
+    /// Starts a real containerd.
+    pub fn real_containerd(&mut self) -> Client {
+        let config = format!(
+            "version = 2\nroot = \"{0}/root-c\"\nstate = \"{0}/run-c\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = \"{0}/containerd.sock\"\n",
+            self.dir.path().display()
+        );
+        fs::write(self.path("containerd.toml"), config).unwrap();
+        let args = self.args(&["--config", "@containerd.toml"]);
+        let socket = self.path("containerd.sock");
+        self.daemon(&found("containerd"), &args, &socket);
+        self.ctr()
+    }
+
+    fn ctr(&self) -> Client {
+        Client { program: "ctr".into(), args: self.args(&["--address", "@containerd.sock"]) }
+    }
+
+    /// Starts strata-dockerd on the rig's containerd.
+    pub fn strata_dockerd(&mut self) -> Client {
+        let args = self.args(&[
+            "-H",
+            "unix://@docker.sock",
+            "--containerd",
+            "@containerd.sock",
+            "--data-root",
+            "@root-d",
+            "--exec-root",
+            "@run-d",
+            "--pidfile",
+            "@docker.pid",
+            "--bridge",
+            "none",
+        ]);
+        let socket = self.path("docker.sock");
+        self.daemon(&self.program("strata-dockerd"), &args, &socket);
+        self.docker()
+    }
+
+    /// Starts a real dockerd on the rig's containerd, with strata-runc as the runtime `strata`.
+    pub fn real_dockerd(&mut self) -> Client {
+        let mut args = self.args(&[
+            "-H",
+            "unix://@docker.sock",
+            "--containerd",
+            "@containerd.sock",
+            "--data-root",
+            "@root-d",
+            "--exec-root",
+            "@run-d",
+            "--pidfile",
+            "@docker.pid",
+            "--bridge",
+            "none",
+            "--iptables=false",
+            "--ip6tables=false",
+        ]);
+        args.push(format!("--add-runtime=strata={}", self.program("strata-runc").display()).into());
+        let socket = self.path("docker.sock");
+        self.daemon(&found("dockerd"), &args, &socket);
+        self.docker()
+    }
+
+    fn docker(&self) -> Client {
+        Client { program: "docker".into(), args: self.args(&["-H", "unix://@docker.sock"]) }
+    }
+
+    /// Arguments in which `@` stands for the rig's directory.
+    fn args(&self, args: &[&str]) -> Vec<OsString> {
+        let dir = format!("{}/", self.dir.path().display());
+        args.iter().map(|arg| arg.replace('@', &dir).into()).collect()
+    }
+
+    /// Ends the daemons; the machine must be what it was.
+    pub fn end(mut self) {
+        self.stop();
+        let before = std::mem::replace(&mut self.before, Machine::now());
+        drop(self);
+        before.assert_unchanged();
+    }
+
+    fn stop(&mut self) {
+        for mut daemon in self.daemons.drain(..).rev() {
+            let pid = nix::unistd::Pid::from_raw(daemon.id() as i32);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+            let _ = daemon.wait();
+        }
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.stop();
+        if std::thread::panicking() {
+            for entry in fs::read_dir(self.dir.path()).into_iter().flatten().flatten() {
+                if entry.path().extension().is_some_and(|e| e == "log") {
+                    let text = fs::read_to_string(entry.path()).unwrap_or_default();
+                    let lines: Vec<&str> = text.lines().collect();
+                    let last = &lines[lines.len().saturating_sub(30)..];
+                    eprintln!("--- {}\n{}", entry.path().display(), last.join("\n"));
+                }
+            }
+        }
+    }
+}
+
+/// Waits until something becomes true.
+pub fn eventually(mut what: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !what() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it never came true");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn found(program: &str) -> PathBuf {
+    std::env::var("PATH")
+        .unwrap_or_default()
+        .split(':')
+        .map(|dir| Path::new(dir).join(program))
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("{program}"))
+}
+
+/// busybox and its links as an image.
+fn archive() -> Vec<u8> {
+    use sha2::{Digest, Sha256};
+    let hex = |bytes: &[u8]| -> String {
+        Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    };
+    let mut layer = tar::Builder::new(Vec::new());
+    let busybox = fs::read(found("busybox")).unwrap();
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o755);
+    header.set_size(busybox.len() as u64);
+    layer.append_data(&mut header, "bin/busybox", busybox.as_slice()).unwrap();
+    for link in
+        ["sh", "sleep", "echo", "cat", "id", "grep", "touch", "true", "ls", "ps", "hostname"]
+    {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        layer.append_link(&mut header, format!("bin/{link}"), "busybox").unwrap();
+    }
+    let passwd = b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n";
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(passwd.len() as u64);
+    layer.append_data(&mut header, "etc/passwd", passwd.as_slice()).unwrap();
+    let layer = layer.into_inner().unwrap();
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux",
+        "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex(&layer))]},
+    })
+    .to_string();
+    let name = format!("{}.json", hex(config.as_bytes()));
+    let layer_name = format!("{}/layer.tar", hex(&layer));
+    let manifest =
+        serde_json::json!([{"Config": name, "RepoTags": [IMAGE], "Layers": [layer_name]}])
+            .to_string();
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, bytes) in [
+        (layer_name.as_str(), layer.as_slice()),
+        (name.as_str(), config.as_bytes()),
+        ("manifest.json", manifest.as_bytes()),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(bytes.len() as u64);
+        archive.append_data(&mut header, name, bytes).unwrap();
+    }
+    archive.into_inner().unwrap()
+}

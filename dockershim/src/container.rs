@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use hops::{
     Cx, Handle, HopError, Kind, Result,
     docker::{
-        ContainerStart, ContainerUpdate, ImageInspect, Json, Request,
+        Changed, ContainerStart, ContainerUpdate, ImageInspect, Json, Request,
         models::{
             ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum,
             ContainerSummary, ContainerSummaryStateEnum, ContainerUpdateBody, DeviceMapping,
@@ -18,6 +18,11 @@ use hops::{
 };
 
 use crate::{engine::Engine, image, labels, names, security, time::nanos};
+
+/// A refusal of what only newer kubelets ask.
+fn unsupported(words: &str) -> HopError {
+    HopError::new(Kind::Unimplemented, words)
+}
 
 /// Docker's `-v` notation of a mount.
 fn bind(mount: &Mount) -> String {
@@ -59,13 +64,13 @@ impl Engine {
         pod: &PodSandboxConfig,
     ) -> Result<ContainerCreateBody> {
         if let Some(mount) = config.mounts.iter().find(|m| m.image.is_some()) {
-            return Err(crate::sandbox::unsupported(&format!(
+            return Err(unsupported(&format!(
                 "mount {:?}: image volumes are not supported",
                 mount.container_path
             )));
         }
         if !config.cdi_devices.is_empty() {
-            return Err(crate::sandbox::unsupported("CDI devices are not supported"));
+            return Err(unsupported("CDI devices are not supported"));
         }
         let mut of = labels::make(&config.labels, &config.annotations);
         of.insert(labels::TYPE.into(), labels::TYPE_CONTAINER.into());
@@ -143,7 +148,9 @@ impl Engine {
             tracing::warn!(container = id, "Docker keeps no log file for the container");
             return Ok(());
         }
-        remove_file(&expected)
+        let parent = Path::new(&expected).parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(parent)
+            .and_then(|()| remove_file(&expected))
             .and_then(|()| std::os::unix::fs::symlink(&real, &expected))
             .map_err(|e| {
                 HopError::from(e).context(format_args!(
@@ -272,6 +279,14 @@ impl Handle<StartContainerRequest> for Engine {
     async fn handle(&self, cx: &Cx, op: StartContainerRequest) -> Result<StartContainerResponse> {
         let id = op.container_id;
         let started = self.docker.handle(cx, Request::<ContainerStart>::of(&id)).await;
+        let started = started.and_then(|changed| match changed {
+            Changed(true) => Ok(()),
+            // Docker is content with it; a container of CRI is started once, as containerd has it.
+            Changed(false) => Err(HopError::new(
+                Kind::FailedPrecondition,
+                "container is in CONTAINER_RUNNING state",
+            )),
+        });
         let started =
             started.map_err(|e| e.context(format_args!("failed to start container {id:?}")));
         match self.link_log(cx, &id).await {
@@ -279,7 +294,7 @@ impl Handle<StartContainerRequest> for Engine {
             Err(error) if started.is_ok() => return Err(error),
             _ => {}
         }
-        started.map(|_| StartContainerResponse {})
+        started.map(|()| StartContainerResponse {})
     }
 }
 

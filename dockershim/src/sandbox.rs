@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use hops::{
-    Cx, Handle, HopError, Kind, Result,
+    Cx, Handle, HopError, Result,
     docker::{
         ContainerList, ContainerListQuery, ContainerStart, Flag, Request,
         models::{
@@ -395,9 +395,4 @@ fn summary(container: ContainerSummary) -> Option<PodSandbox> {
         annotations,
         runtime_handler: String::new(),
     })
-}
-
-/// A refusal of what only newer kubelets ask.
-pub(crate) fn unsupported(words: &str) -> HopError {
-    HopError::new(Kind::Unimplemented, words)
 }

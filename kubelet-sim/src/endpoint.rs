@@ -59,3 +59,67 @@ pub async fn connect(runtime: &str, image: Option<&str>, spans: Spans) -> Result
     }
     Ok(Arc::new(Traced::caller(services, spans)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::{Arc, Mutex},
+    };
+
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Full};
+    use hyper::{HeaderMap, Request, Response, body::Incoming, service::service_fn};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    use super::*;
+
+    /// Answers a call as a runtime of before Kubernetes 1.20 does: it knows `v1alpha2` only.
+    fn answer(
+        path: &str,
+    ) -> Response<impl hyper::body::Body<Data = Bytes, Error = Infallible> + use<>> {
+        let known = path.starts_with("/runtime.v1alpha2.");
+        // An empty message: one byte of flags, four of length.
+        let body = if known { Bytes::from_static(&[0; 5]) } else { Bytes::new() };
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", if known { "0" } else { "12" }.parse().unwrap());
+        let body = Full::new(body).with_trailers(async { Some(Ok(trailers)) });
+        Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_old_runtime_is_spoken_to_in_its_own_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cri.sock");
+        let listener = socket::listen(&path).unwrap();
+        let paths: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = paths.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let seen = seen.clone();
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let path = request.uri().path().to_owned();
+                    seen.lock().unwrap().push(path.clone());
+                    async move { Ok::<_, Infallible>(answer(&path)) }
+                });
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        let endpoint = format!("unix://{}", path.display());
+        let cri = connect(&endpoint, None, Spans::disabled()).await.unwrap();
+        let image = hops::proto::runtime::v1::ListImagesRequest::default();
+        cri.handle(&Cx::background(), image).await.unwrap();
+        assert_eq!(
+            *paths.lock().unwrap(),
+            [
+                "/runtime.v1.RuntimeService/Version",
+                "/runtime.v1alpha2.RuntimeService/Version",
+                "/runtime.v1alpha2.ImageService/ListImages",
+            ]
+        );
+        let nobody = dir.path().join("nobody.sock").display().to_string();
+        let error = connect(&nobody, None, Spans::disabled()).await.err().unwrap();
+        assert_eq!(error.kind, Kind::Unavailable);
+    }
+}

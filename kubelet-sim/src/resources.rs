@@ -73,9 +73,11 @@ fn oom_score_adj(pod: &Pod, c: &api::Container, node_memory: i64) -> i64 {
 /// The kernel's limits for one container, on a node with `node_memory` bytes.
 pub(crate) fn linux(pod: &Pod, c: &api::Container, node_memory: i64) -> LinuxContainerResources {
     let cpu = |quantity: Option<Quantity>| quantity.map(Quantity::milli);
-    let shares = cpu(request(c, "cpu"))
-        .map_or(MIN_SHARES, |milli| (milli * 1024 / 1000).clamp(MIN_SHARES, MAX_SHARES));
-    let quota = cpu(limit(c, "cpu")).map_or(0, |milli| (milli * PERIOD / 1000).max(MIN_QUOTA));
+    let shares = cpu(request(c, "cpu")).map_or(MIN_SHARES, |milli| {
+        (milli.saturating_mul(1024) / 1000).clamp(MIN_SHARES, MAX_SHARES)
+    });
+    let quota = cpu(limit(c, "cpu"))
+        .map_or(0, |milli| (milli.saturating_mul(PERIOD) / 1000).max(MIN_QUOTA));
     LinuxContainerResources {
         cpu_shares: shares,
         cpu_period: PERIOD,
@@ -121,6 +123,7 @@ mod tests {
             ),
             ("{requests: {memory: 1Ki}}", Qos::Burstable, 2, 0, 0, 999),
             ("{requests: {memory: 1Gi}}", Qos::Burstable, 2, 0, 0, 3),
+            ("{limits: {cpu: 9E}}", Qos::Burstable, 262_144, i64::MAX / 1000, 0, 999),
             ("{limits: {cpu: 1m}}", Qos::Burstable, 2, 1000, 0, 999),
         ] {
             let pod = pod(resources);

@@ -257,7 +257,7 @@ pub async fn serve(
     kubelet: Arc<Kubelet>,
     options: Options,
     shutdown: impl Future<Output = ()>,
-) -> anyhow::Result<()> {
+) -> hops::Result<()> {
     let mut changes = changes(&options.path)?;
     let (end, ending) = watch::channel(false);
     let mut workers: BTreeMap<String, watch::Sender<Wanted>> = BTreeMap::new();

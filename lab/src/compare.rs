@@ -1,6 +1,7 @@
 //! The main job: N pods on each path, interleaved, and where their time went.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::BufRead,
     path::{Path, PathBuf},
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use crate::{
     account::Tree,
     era::{Era, Places},
-    host, image,
+    fetch, host, image,
     outcome::{LayerUse, Outcome, PathOutcome, PodOutcome},
     sandbox::{Jobs, Layout, Sandbox},
     stack::Plan,
@@ -35,9 +36,8 @@ pub struct Options {
     pub pods: usize,
     /// The pod; the built-in one when absent.
     pub manifest: Option<PathBuf>,
-    /// Archives to put into both paths besides the built-in image.
-    pub archives: Vec<PathBuf>,
-    /// The image that the pod's containers run instead of the manifest's own.
+    /// The image that the pod's containers run instead of the manifest's own: a reference, or the
+    /// path of an archive.
     pub image: Option<String>,
     /// Names or files of eras.
     pub paths: Vec<String>,
@@ -71,7 +71,8 @@ struct Running {
 /// When the manifest or an image is wrong, a sandbox cannot be made, or a pod fails: the error of
 /// the layer that found the fault.
 pub fn run(options: &Options, mut started: impl FnMut(Jobs)) -> Result<Comparison> {
-    let manifest = manifest(options)?;
+    let workload = Workload::of(options)?;
+    let manifest = &workload.manifest;
     let eras: Vec<Era> = options.paths.iter().map(|p| Era::find(p)).collect::<Result<_>>()?;
     let bar = ProgressBar::new((eras.len() * (options.pods + WARM_UP)) as u64).with_style(
         ProgressStyle::with_template("{msg:>24} {wide_bar} {pos}/{len} pods, {eta} left")?,
@@ -79,13 +80,13 @@ pub fn run(options: &Options, mut started: impl FnMut(Jobs)) -> Result<Compariso
     let mut paths = Vec::new();
     for era in eras {
         bar.set_message(format!("starting {}", era.name));
-        let path = start(era, &options.archives, &mut started)?;
+        let path = start(era, &workload.archives, &mut started)?;
         paths.push(path);
     }
     for n in 0..WARM_UP + options.pods {
         for path in &mut paths {
             bar.set_message(path.era.name.clone());
-            let answer = one_pod(path, &manifest, n)?;
+            let answer = one_pod(path, manifest, n)?;
             if n >= WARM_UP {
                 path.answers.push(answer);
             } else {
@@ -98,7 +99,7 @@ pub fn run(options: &Options, mut started: impl FnMut(Jobs)) -> Result<Compariso
     let mut outcomes = Vec::new();
     let mut typical = Vec::new();
     for path in &mut paths {
-        let layers = layers(path, &manifest)?;
+        let layers = layers(path, manifest)?;
         let (outcome, spans) = account(path, layers)?;
         outcomes.push(outcome);
         typical.push(spans);
@@ -116,26 +117,54 @@ pub fn run(options: &Options, mut started: impl FnMut(Jobs)) -> Result<Compariso
     })
 }
 
-fn manifest(options: &Options) -> Result<String> {
-    let text = match &options.manifest {
-        None => POD.replace("{image}", image::APP),
-        Some(path) => fs::read_to_string(path).with_context(|| path.display().to_string())?,
-    };
-    match &options.image {
-        None => Ok(text),
-        Some(image) => with_image(&text, image),
+/// A pod, and the archives of its images.
+struct Workload {
+    manifest: String,
+    archives: Vec<PathBuf>,
+    /// Holds the archives.
+    _dir: tempfile::TempDir,
+}
+
+impl Workload {
+    fn of(options: &Options) -> Result<Workload> {
+        let text = match &options.manifest {
+            None => POD.replace("{image}", image::APP),
+            Some(path) => fs::read_to_string(path).with_context(|| path.display().to_string())?,
+        };
+        // What is wrong with a manifest is to be said before anything is started.
+        kubelet_sim::Pod::read_one(&text)?;
+        let dir = tempfile::tempdir()?;
+        let mut archives: Vec<PathBuf> = Vec::new();
+        let mut names: BTreeMap<String, String> = BTreeMap::new();
+        let mut fetched = |what: &str| -> Result<String> {
+            if what == image::APP || what == image::PAUSE {
+                return Ok(what.to_owned());
+            }
+            if let Some(name) = names.get(what) {
+                return Ok(name.clone());
+            }
+            let archive = dir.path().join(format!("{}.tar", archives.len()));
+            let name = fetch::archive(what, &archive)?;
+            archives.push(archive);
+            names.insert(what.to_owned(), name.clone());
+            Ok(name)
+        };
+        let manifest = with_images(&text, |own| fetched(options.image.as_deref().unwrap_or(own)))?;
+        Ok(Workload { manifest, archives, _dir: dir })
     }
 }
 
-/// The manifest with every container's image replaced.
-fn with_image(manifest: &str, image: &str) -> Result<String> {
+/// The manifest with every container's image replaced by what `image` makes of it. The images are
+/// in the sandbox before the pod is, so nothing is left to pull.
+fn with_images(manifest: &str, mut image: impl FnMut(&str) -> Result<String>) -> Result<String> {
     let mut pod: serde_yaml_ng::Value = serde_yaml_ng::from_str(manifest).context("manifest")?;
     for list in ["initContainers", "containers"] {
         let containers = pod.get_mut("spec").and_then(|spec| spec.get_mut(list));
         for container in containers.and_then(|c| c.as_sequence_mut()).into_iter().flatten() {
             let Some(container) = container.as_mapping_mut() else { continue };
-            container.insert("image".into(), image.into());
-            // The built-in pod runs what the image says; so does any other unless it says more.
+            let own = container.get("image").and_then(|i| i.as_str()).unwrap_or_default();
+            let name = image(own)?;
+            container.insert("image".into(), name.into());
             container.insert("imagePullPolicy".into(), "Never".into());
         }
     }
@@ -263,7 +292,7 @@ fn span_cost() -> Result<f64> {
     Ok(begun.elapsed().as_nanos() as f64 / f64::from(SPANS))
 }
 
-fn versions() -> std::collections::BTreeMap<String, String> {
+fn versions() -> BTreeMap<String, String> {
     let own = env!("CARGO_PKG_VERSION").to_owned();
     let programs = crate::stack::PROGRAMS.iter().map(|p| ((*p).to_owned(), own.clone()));
     programs.chain([("strata".to_owned(), own.clone())]).collect()
@@ -284,7 +313,7 @@ mod tests {
 
     #[test]
     fn an_image_replaces_every_containers_own() {
-        let text = with_image(POD, "example.org/x:1").unwrap();
-        assert!(text.contains("image: example.org/x:1") && !text.contains("{image}"), "{text}");
+        let text = with_images(POD, |own| Ok(format!("example.org/{}:1", own.len()))).unwrap();
+        assert!(text.contains("image: example.org/7:1") && text.contains("Never"), "{text}");
     }
 }

@@ -7,6 +7,7 @@
 mod account;
 mod compare;
 mod era;
+mod fetch;
 mod host;
 mod image;
 mod outcome;
@@ -123,7 +124,6 @@ fn compare(cli: Compare) -> Result<ExitCode> {
     let options = compare::Options {
         pods: cli.pods as usize,
         manifest: cli.manifest,
-        archives: Vec::new(),
         image: cli.image,
         paths: cli.paths,
     };

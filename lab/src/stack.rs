@@ -73,7 +73,7 @@ pub fn run(plan: Plan) -> Result<()> {
     for file in &era.files {
         fs::write(&file.path, &file.text).with_context(|| file.path.clone())?;
     }
-    let mut daemons = Vec::new();
+    end_with_the_driver();
     for daemon in &era.daemons {
         let log = plan.logs.join(format!("{}.log", daemon.layer));
         let mut child = command(&plan, &daemon.program)?
@@ -84,7 +84,6 @@ pub fn run(plan: Plan) -> Result<()> {
             .spawn()
             .with_context(|| daemon.program.clone())?;
         await_socket(&mut child, &daemon.program, Path::new(&daemon.socket), &log)?;
-        daemons.push(child);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for archive in &plan.archives {
@@ -102,10 +101,25 @@ pub fn run(plan: Plan) -> Result<()> {
         .spawn()
         .context("strata-kubelet")?;
     kubelet.wait()?;
-    for daemon in daemons.iter_mut().rev() {
-        end(daemon);
-    }
     Ok(())
+}
+
+/// Ends this process as soon as the driver's end of standard input is closed, whatever is going
+/// on: with the init the kernel takes down everything in the sandbox, and nothing in it is to be
+/// kept.
+fn end_with_the_driver() {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    std::thread::spawn(|| {
+        let stdin = std::io::stdin();
+        loop {
+            let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::empty())];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(nix::errno::Errno::EINTR) => {}
+                _ => std::process::exit(0),
+            }
+        }
+    });
 }
 
 fn command(plan: &Plan, program: &str) -> Result<Command> {
@@ -153,14 +167,6 @@ fn await_socket(child: &mut Child, program: &str, socket: &Path, log: &Path) -> 
     Ok(())
 }
 
-/// Asks a daemon to end, and waits until it has.
-fn end(child: &mut Child) {
-    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
-    // A daemon that has ended already needs no asking.
-    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-    let _ = child.wait();
-}
-
 /// Puts an image archive into the path's store, over the wire that a user's client would take.
 async fn import(era: &Era, archive: &Path) -> Result<()> {
     let bytes = Bytes::from(fs::read(archive)?);
@@ -204,9 +210,7 @@ async fn transfer(client: Arc<wire::grpc::Client>, archive: Bytes) -> Result<()>
         services::{streaming::v1::StreamInit, transfer::v1::TransferRequest},
         types::{
             Platform,
-            transfer::{
-                Data, ImageImportStream, ImageStore, UnpackConfiguration, WindowUpdate,
-            },
+            transfer::{Data, ImageImportStream, ImageStore, UnpackConfiguration, WindowUpdate},
         },
     };
     let cx = Cx::background().in_namespace("k8s.io");

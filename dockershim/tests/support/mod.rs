@@ -11,14 +11,14 @@ use std::{
 use tempfile::TempDir;
 
 /// The daemons, ended when this is dropped.
-pub struct Docker {
-    pub dir: TempDir,
+pub(crate) struct Docker {
+    pub(crate) dir: TempDir,
     containerd: Child,
     dockerd: Option<Child>,
 }
 
-pub const IMAGE: &str = "strata.test/busybox:1";
-pub const PAUSE: &str = "strata.test/pause:1";
+pub(crate) const IMAGE: &str = "strata.test/busybox:1";
+pub(crate) const PAUSE: &str = "strata.test/pause:1";
 
 /// Why the real daemon cannot be run here.
 fn missing() -> Option<String> {
@@ -35,7 +35,7 @@ fn missing() -> Option<String> {
 
 impl Docker {
     /// Starts the daemons; prints why and answers `None` where they are not there.
-    pub fn start() -> Option<Docker> {
+    pub(crate) fn start() -> Option<Docker> {
         if let Some(reason) = missing() {
             println!("SKIP: {reason}");
             return None;
@@ -79,12 +79,12 @@ impl Docker {
         Some(docker)
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("docker.sock")
     }
 
     /// Runs the docker CLI and answers what it printed.
-    pub fn cli(&self, args: &[&str]) -> String {
+    pub(crate) fn cli(&self, args: &[&str]) -> String {
         let host = format!("unix://{}", self.socket().display());
         let output = Command::new("docker").args(["-H", &host]).args(args).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -105,7 +105,13 @@ impl Docker {
         }
         let archive = self.dir.path().join("rootfs.tar").display().to_string();
         let root = root.display().to_string();
-        assert!(Command::new("tar").args(["-C", &root, "-cf", &archive, "."]).status().unwrap().success());
+        assert!(
+            Command::new("tar")
+                .args(["-C", &root, "-cf", &archive, "."])
+                .status()
+                .unwrap()
+                .success()
+        );
         self.cli(&["import", "--change", change, "--change", "ENV PATH=/bin", &archive, name]);
     }
 }
@@ -134,10 +140,8 @@ impl Drop for Docker {
         end(&mut self.containerd);
         // dockerd leaves its own root mounted on itself.
         for dir in ["data/overlay2", "data", "exec/netns/default"] {
-            let _ = nix::mount::umount2(
-                &self.dir.path().join(dir),
-                nix::mount::MntFlags::MNT_DETACH,
-            );
+            let _ =
+                nix::mount::umount2(&self.dir.path().join(dir), nix::mount::MntFlags::MNT_DETACH);
         }
     }
 }

@@ -212,7 +212,9 @@ fn bar(span: &Span, y: f64, from: f64, to: f64) -> Markup {
             rect x=(format!("{from:.2}")) width=(format!("{width:.2}"))
                 y=(if caller { y + 4.0 } else { y + 1.0 }) height=(if caller { 4.0 } else { ROW - 3.0 })
                 rx="1" fill=(colour(&span.layer)) opacity=(if caller { "0.45" } else { "1" }) {}
-            @if after {
+            @if width > name.len() as f64 * 5.2 + 12.0 && !caller {
+                text.inside x=(format!("{:.2}", from + 5.0)) y=(y + 9.5) { (name) }
+            } @else if after {
                 text.name x=(format!("{:.2}", to + 4.0)) y=(y + 9.5) { (name) }
             } @else {
                 text.name x=(format!("{:.2}", (from - 4.0).max(4.0))) y=(y + 9.5) text-anchor=(if from > 200.0 { "end" } else { "start" }) { (name) }

@@ -2,7 +2,10 @@
 
 use crate::{Error, Result, error::At, tasks::find_program};
 use serde::{Deserialize, Serialize};
-use std::{env, fs, path::{Path, PathBuf}};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 /// What a daemon is told when it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,8 +81,7 @@ impl Config {
             )));
         }
         let Config { root, state, address, level, .. } = self;
-        for (path, given) in
-            [(root, file.root), (state, file.state), (address, file.grpc.address)]
+        for (path, given) in [(root, file.root), (state, file.state), (address, file.grpc.address)]
         {
             if let Some(given) = given.filter(|p| !p.as_os_str().is_empty()) {
                 *path = given;

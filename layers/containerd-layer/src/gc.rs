@@ -4,9 +4,7 @@
 
 use crate::{
     Error, Result, Store,
-    metadata::{
-        Container, Content, Image, Labels, Lease, Snapshot, View, timestamp,
-    },
+    metadata::{Container, Content, Image, Labels, Lease, Snapshot, View, timestamp},
 };
 use hops::proto::containerd::services::containers::v1::Container as Record;
 use prost::Message;
@@ -161,7 +159,8 @@ impl Graph {
                     None if resource.kind == "content" => Node::Blob(resource.id.clone()),
                     None => continue,
                 };
-                let list = if lease.labels.contains_key(FLAT) { &mut self.flat } else { &mut self.roots };
+                let list =
+                    if lease.labels.contains_key(FLAT) { &mut self.flat } else { &mut self.roots };
                 list.push((ns.clone(), node));
             }
         }
@@ -169,7 +168,8 @@ impl Graph {
         let blobs = self.blobs.iter().filter(|(_, blob)| blob.labels.contains_key(ROOT));
         let snapshots = self.snapshots.iter().filter(|(_, s)| s.labels.contains_key(ROOT));
         self.roots.extend(blobs.map(|((ns, name), _)| (ns.clone(), Node::Blob(name.clone()))));
-        self.roots.extend(snapshots.map(|((ns, key), _)| (ns.clone(), Node::Snapshot(key.clone()))));
+        self.roots
+            .extend(snapshots.map(|((ns, key), _)| (ns.clone(), Node::Snapshot(key.clone()))));
         Ok(())
     }
 
@@ -284,7 +284,9 @@ mod tests {
 
         let collected = store.collect_garbage().unwrap();
         assert_eq!(collected, Collected { blobs: 1, snapshots: 1, leases: 1, ingests: 0 });
-        assert!(has(&store, "ns", &layer) && has(&store, "ns", &rooted) && has(&store, "ns", &leased));
+        assert!(
+            has(&store, "ns", &layer) && has(&store, "ns", &rooted) && has(&store, "ns", &leased)
+        );
         assert!(!has(&store, "ns", &lost));
         assert!(overlay.stat("ns", "base").is_ok() && overlay.stat("ns", "lost").is_err());
 

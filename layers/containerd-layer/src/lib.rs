@@ -4,10 +4,15 @@
 //!
 //! Its callers are Docker's daemon, the CRI and `ctr`; the wire is gRPC on one unix socket.
 //!
+//! The serving half is [`Engine`]: a service per room of the face, [`events`], and the tasks, whose
+//! truth is in their shims ([`shim`] is Strata's own). [`server`] puts it on its sockets, and
+//! [`suite`] is what any implementation of the face must do.
+//!
 //! The storage half knows nothing of that wire: [`Store`] joins one transactional database
 //! ([`metadata`]) with files named by their digest ([`content`]) and layered directories
 //! ([`snapshots`]); [`images`] fills it from registries and archives through [`diff`]. Read
-//! [`store`] first, then [`images::pull`], which touches everything.
+//! [`store`] first, then [`images::pull`], which touches everything; of the serving half [`Engine`]
+//! first, then the tasks.
 
 mod collector;
 mod config;

@@ -1,5 +1,7 @@
 //! Image archives: what skopeo and `docker save` write comes in, what goes out skopeo reads.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use containerd_layer::{
@@ -26,8 +28,7 @@ fn docker_archive(tags: &str) -> Vec<u8> {
         r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
         Digest::of(&layer)
     );
-    let manifest =
-        format!(r#"[{{"Config":"c.json","RepoTags":{tags},"Layers":["1/layer.tar"]}}]"#);
+    let manifest = format!(r#"[{{"Config":"c.json","RepoTags":{tags},"Layers":["1/layer.tar"]}}]"#);
     tar_of(&[
         ("1/VERSION", b"1.0"),
         ("1/layer.tar", &layer),
@@ -69,11 +70,27 @@ async fn refused_archives_leave_nothing() {
     let mut cut = docker_archive(r#"["x:1"]"#);
     cut.truncate(2000);
     let cases: [(Vec<u8>, Kind, &str); 7] = [
-        (tar_of(&[("../evil", b"x")]), Kind::InvalidArgument, "archive entry \"../evil\" leaves the archive"),
-        (tar_of(&[("/etc/evil", b"x")]), Kind::InvalidArgument, "archive entry \"/etc/evil\" leaves"),
+        (
+            tar_of(&[("../evil", b"x")]),
+            Kind::InvalidArgument,
+            "archive entry \"../evil\" leaves the archive",
+        ),
+        (
+            tar_of(&[("/etc/evil", b"x")]),
+            Kind::InvalidArgument,
+            "archive entry \"/etc/evil\" leaves",
+        ),
         (tar_of(&[("x", b"x")]), Kind::InvalidArgument, "no manifest.json"),
-        (tar_of(&[("1/layer.tar", &layer), ("manifest.json", unknown)]), Kind::InvalidArgument, "no entry \"c.json\""),
-        (tar_of(&[("manifest.json", b"{")]), Kind::InvalidArgument, "archive entry \"manifest.json\""),
+        (
+            tar_of(&[("1/layer.tar", &layer), ("manifest.json", unknown)]),
+            Kind::InvalidArgument,
+            "no entry \"c.json\"",
+        ),
+        (
+            tar_of(&[("manifest.json", b"{")]),
+            Kind::InvalidArgument,
+            "archive entry \"manifest.json\"",
+        ),
         (tar_of(&[(&wrong, b"x")]), Kind::FailedPrecondition, "unexpected commit digest"),
         (cut, Kind::DataLoss, "unexpected EOF"),
     ];

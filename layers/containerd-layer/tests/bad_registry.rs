@@ -1,6 +1,8 @@
 //! Pulls from registries that misbehave: each a clear error, or an image in spite of it, and never
 //! anything half done.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use containerd_layer::{
@@ -9,9 +11,15 @@ use containerd_layer::{
     images::{media, pull::Pull, registry::Credential},
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
-use support::{Image, Registry, Reply, Request, assert_nothing_half_done, gzip, image, store, tar_of, two_layers};
+use support::{
+    Image, Registry, Reply, Request, assert_nothing_half_done, gzip, image, store, tar_of,
+    two_layers,
+};
 
-async fn pull(store: &Store, registry: &Registry) -> Result<containerd_layer::metadata::Image, Error> {
+async fn pull(
+    store: &Store,
+    registry: &Registry,
+) -> Result<containerd_layer::metadata::Image, Error> {
     store.pull(Pull::new("ns", &format!("{}/x:1", registry.host))).await
 }
 
@@ -52,6 +60,30 @@ async fn a_good_pull_and_its_repetition() {
     // What was pulled is reachable: the collector takes nothing.
     let collected = store.blocking(Store::collect_garbage).await.unwrap();
     assert_eq!((collected.blobs, collected.snapshots), (0, 0));
+}
+
+#[tokio::test]
+async fn a_pull_for_the_copying_snapshotter() {
+    let lower = tar_of(&[("a", b"lower"), ("gone", b"x"), ("kept", b"k")]);
+    let upper = tar_of(&[("a", b"upper"), (".wh.gone", b"")]);
+    let blobs = [gzip(&lower), gzip(&upper)];
+    let image = image(&[(lower, blobs[0].clone()), (upper, blobs[1].clone())]);
+    let registry = Registry::serve(move |request| image.answer(request)).await;
+    let (_dir, store) = store();
+    let mut request = Pull::new("ns", &format!("{}/x:1", registry.host));
+    request.snapshotter = Some("native".to_owned());
+    store.pull(request).await.unwrap();
+    let native = store.snapshots("native").unwrap();
+    let snapshots = native.list("ns", &Filters::default()).unwrap();
+    let top = snapshots.iter().find(|s| !s.parent.is_empty()).unwrap();
+    let dir = native.directory("ns", &top.name).unwrap();
+    assert_eq!(std::fs::read(dir.join("a")).unwrap(), b"upper");
+    assert_eq!(std::fs::read(dir.join("kept")).unwrap(), b"k");
+    assert!(!dir.join("gone").exists());
+    native.prepare("ns", "c", &top.name, Default::default()).unwrap();
+    let mounts = native.mounts("ns", "c").unwrap();
+    assert_eq!((mounts[0].kind.as_str(), mounts[0].options[0].as_str()), ("bind", "rw"));
+    assert!(std::path::Path::new(&mounts[0].source).join("kept").exists());
 }
 
 #[tokio::test]
@@ -105,11 +137,24 @@ async fn broken_layers() {
     let packed = gzip(&good);
     let mut trailing = packed.clone();
     trailing.extend(b"garbage");
-    let cases: [(&str, Vec<u8>, Vec<u8>, Kind, &str); 5] = [
-        ("gzip cut", good.clone(), packed[..packed.len() - 20].to_vec(), Kind::DataLoss, "truncated"),
+    type Case = (&'static str, Vec<u8>, Vec<u8>, Kind, &'static str);
+    let cases: [Case; 5] = [
+        (
+            "gzip cut",
+            good.clone(),
+            packed[..packed.len() - 20].to_vec(),
+            Kind::DataLoss,
+            "truncated",
+        ),
         ("tar cut", good[..2000].to_vec(), gzip(&good[..2000]), Kind::DataLoss, "unexpected EOF"),
         ("trailing", good.clone(), trailing, Kind::DataLoss, "not a valid compressed stream"),
-        ("no tar", b"x".repeat(2048), gzip(&b"x".repeat(2048)), Kind::DataLoss, "invalid tar header"),
+        (
+            "no tar",
+            b"x".repeat(2048),
+            gzip(&b"x".repeat(2048)),
+            Kind::DataLoss,
+            "invalid tar header",
+        ),
         ("other diff id", b"other".to_vec(), packed, Kind::FailedPrecondition, "wrong diff id"),
     ];
     for (name, tar, blob, kind, text) in cases {
@@ -175,7 +220,8 @@ async fn a_cut_is_resumed() {
         .await;
         let (_dir, store) = store();
         pull(&store, &registry).await.unwrap();
-        let resumed = registry.requests.lock().unwrap().iter().filter(|r| r.range().is_some()).count();
+        let resumed =
+            registry.requests.lock().unwrap().iter().filter(|r| r.range().is_some()).count();
         assert!(resumed > 0, "ranges: {ranges}");
     }
 }
@@ -205,7 +251,7 @@ async fn redirects() {
     let storage = Registry::serve(move |request| blobs.answer(request)).await;
     let elsewhere = storage.host.clone();
     let registry = Registry::serve(move |request| {
-        if request.headers.get("authorization").is_none() {
+        if !request.headers.contains_key("authorization") {
             return Reply::status(401).header("WWW-Authenticate", "Basic realm=\"x\"");
         }
         if request.path.contains("/blobs/") {
@@ -220,13 +266,13 @@ async fn redirects() {
     request.credential =
         Some(Credential::Basic { username: "u".to_owned(), password: "p".to_owned() });
     store.pull(request).await.unwrap();
-    let leaked = storage.requests.lock().unwrap().iter().any(|r| r.headers.contains_key("authorization"));
+    let leaked =
+        storage.requests.lock().unwrap().iter().any(|r| r.headers.contains_key("authorization"));
     assert!(!leaked, "credentials went to another host");
 
-    let (error, _) = refused(two_layers(), |_, request| {
-        Reply::status(302).header("Location", &request.path)
-    })
-    .await;
+    let (error, _) =
+        refused(two_layers(), |_, request| Reply::status(302).header("Location", &request.path))
+            .await;
     assert!(error.message.contains("redirects"), "{error}");
 }
 
@@ -250,8 +296,9 @@ async fn authorization() {
         if request.headers.get("authorization").map(String::as_str) == Some("Bearer T") {
             return image.answer(request);
         }
-        let challenge =
-            format!("Bearer realm=\"http://{realm}/token\",service=\"s\",scope=\"repository:x:pull\"");
+        let challenge = format!(
+            "Bearer realm=\"http://{realm}/token\",service=\"s\",scope=\"repository:x:pull\""
+        );
         Reply::status(401).header("WWW-Authenticate", &challenge)
     })
     .await;

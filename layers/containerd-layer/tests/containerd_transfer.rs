@@ -59,7 +59,8 @@ fn seed(engine: &Engine, ns: &str, name: &str) {
         let digest = content.put(ns, bytes, Default::default()).unwrap();
         Descriptor::new(media_type, digest, bytes.len() as u64)
     };
-    let layer: Vec<u8> = (0..300_000_u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let layer: Vec<u8> =
+        (0..300_000_u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     let layer = put(media::OCI_LAYER, &layer);
     let config = serde_json::json!({
         "os": "linux",
@@ -94,8 +95,7 @@ async fn an_image_goes_out_and_comes_in() {
     seed(&engine, "from", name);
     tokio::spawn(server.serve(engine, Spans::disabled(), std::future::pending()));
     let face: Arc<dyn Containerd> = Arc::new(wire::grpc::Client::new(&config.address));
-    let (from, to) =
-        (Cx::background().in_namespace("from"), Cx::background().in_namespace("to"));
+    let (from, to) = (Cx::background().in_namespace("from"), Cx::background().in_namespace("to"));
 
     // Out, with a reader that allows a little at a time.
     let (send, mut answers) = open(&*face, &from, "out").await;

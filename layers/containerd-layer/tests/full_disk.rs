@@ -1,9 +1,14 @@
 //! A disk that fills up: the error says what was being written, what was begun is gone, and the
 //! store goes on once there is room.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
-use containerd_layer::{Kind, images::{import::Import, pull::Pull}};
+use containerd_layer::{
+    Kind,
+    images::{import::Import, pull::Pull},
+};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::{io::Cursor, path::Path};
 use support::{Registry, assert_nothing_half_done, gzip, image, open, tar_of};
@@ -29,7 +34,8 @@ async fn a_full_disk() {
     }
     let _mounted = Tmpfs(dir.path());
     let store = open(dir.path());
-    let noise: Vec<u8> = (0u32..2_000_000).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let noise: Vec<u8> =
+        (0u32..2_000_000).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     // The first does not fit as a blob; of the second the blob fits, but not its files.
     let plain = tar_of(&[("noise", &noise), ("more", &noise)]);
     let zeros = tar_of(&[("zeros", &vec![0; 64 << 20])]);
@@ -52,7 +58,10 @@ async fn a_full_disk() {
         }
         tmpfs(dir.path(), "size=200m", MsFlags::MS_REMOUNT).unwrap();
         store.pull(Pull::new("ns", &reference)).await.unwrap();
-        store.metadata().change(|tx| tx.remove::<containerd_layer::metadata::Image>("ns", &reference)).unwrap();
+        store
+            .metadata()
+            .change(|tx| tx.remove::<containerd_layer::metadata::Image>("ns", &reference))
+            .unwrap();
         store.blocking(containerd_layer::Store::collect_garbage).await.unwrap();
         tmpfs(dir.path(), "size=12m", MsFlags::MS_REMOUNT).unwrap();
     }

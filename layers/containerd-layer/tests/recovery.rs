@@ -1,5 +1,7 @@
 //! What a kill leaves, the next start repairs.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use containerd_layer::{
@@ -81,7 +83,8 @@ fn check(store: &Store) {
     }
     for (_, key, snapshot) in view.all::<Snapshot>().unwrap() {
         let parent = format!("overlayfs/{}", snapshot.parent);
-        let whole = snapshot.parent.is_empty() || view.find::<Snapshot>("ns", &parent).unwrap().is_some();
+        let whole =
+            snapshot.parent.is_empty() || view.find::<Snapshot>("ns", &parent).unwrap().is_some();
         assert!(whole, "{key} hangs in the air");
         assert!(store.snapshots("").unwrap().directory("ns", &snapshot.name).unwrap().is_dir());
     }

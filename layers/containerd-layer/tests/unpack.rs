@@ -1,6 +1,8 @@
 //! Unpacking against GNU tar on archives with everything in them, and against archives that mean
 //! harm.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use containerd_layer::{
@@ -12,10 +14,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Cursor,
-    os::unix::{
-
-        fs::{FileExt, MetadataExt, PermissionsExt, chown, lchown, symlink},
-    },
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, lchown, symlink},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -70,7 +69,8 @@ fn nasty(root: &Path) {
     symlink("/absolute/nowhere", root.join("dangling")).unwrap();
     lchown(root.join("dangling"), Some(5), Some(6)).unwrap();
     let node = |name: &str, kind, device| {
-        rustix::fs::mknodat(CWD, root.join(name), kind, Mode::from_raw_mode(0o620), device).unwrap();
+        rustix::fs::mknodat(CWD, root.join(name), kind, Mode::from_raw_mode(0o620), device)
+            .unwrap();
     };
     node("fifo", FileType::Fifo, 0);
     node("null", FileType::CharacterDevice, rustix::fs::makedev(1, 3));
@@ -97,7 +97,11 @@ fn describe(root: &Path, nanoseconds: bool) -> BTreeMap<PathBuf, String> {
         let meta = fs::symlink_metadata(&path).unwrap();
         let mut line = format!(
             "mode {:o} owner {}:{} links {} mtime {}",
-            meta.mode(), meta.uid(), meta.gid(), meta.nlink(), meta.mtime()
+            meta.mode(),
+            meta.uid(),
+            meta.gid(),
+            meta.nlink(),
+            meta.mtime()
         );
         if nanoseconds {
             line += &format!(".{}", meta.mtime_nsec());
@@ -116,7 +120,8 @@ fn describe(root: &Path, nanoseconds: bool) -> BTreeMap<PathBuf, String> {
         }
         let mut names = vec![0; 4096];
         let length = rustix::fs::llistxattr(&path, &mut names[..]).unwrap();
-        let mut names: Vec<_> = names[..length].split(|b| *b == 0).filter(|n| !n.is_empty()).collect();
+        let mut names: Vec<_> =
+            names[..length].split(|b| *b == 0).filter(|n| !n.is_empty()).collect();
         names.sort_unstable();
         for name in names {
             let mut value = vec![0; 4096];
@@ -177,7 +182,13 @@ fn as_gnu_tar_unpacks() {
 }
 
 /// One entry of a hand-made archive.
-fn entry(builder: &mut tar::Builder<Vec<u8>>, kind: tar::EntryType, name: &str, link: &str, data: &[u8]) {
+fn entry(
+    builder: &mut tar::Builder<Vec<u8>>,
+    kind: tar::EntryType,
+    name: &str,
+    link: &str,
+    data: &[u8],
+) {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(kind);
     header.set_size(data.len() as u64);
@@ -322,6 +333,39 @@ fn whiteouts() {
     ];
     diff::apply(archive(lines), plain.path(), Whiteouts::Remove).unwrap();
     assert!(!at("gone/file").exists() && !at("opaque/old").exists() && at("opaque/new").exists());
+}
+
+#[test]
+fn created_layers_unpack_to_the_same() {
+    if !root_and_tar() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (upper, again) = (dir.path().join("upper"), dir.path().join("again"));
+    fs::create_dir(&upper).unwrap();
+    fs::create_dir(&again).unwrap();
+    nasty(&upper);
+    fs::create_dir(upper.join("opaque")).unwrap();
+    let opaque = "trusted.overlay.opaque";
+    rustix::fs::setxattr(upper.join("opaque"), opaque, b"y", XattrFlags::empty()).unwrap();
+    let (kind, mode) = (FileType::CharacterDevice, Mode::empty());
+    rustix::fs::mknodat(CWD, upper.join("opaque/gone"), kind, mode, 0).unwrap();
+    // The directory's own time is set after the entries in it are made.
+    let mut layer = Vec::new();
+    let diff_id = diff::create(&upper, &mut layer).unwrap();
+    let applied = diff::apply(Cursor::new(layer), &again, Whiteouts::Overlay).unwrap();
+    assert_eq!(applied.diff_id, diff_id);
+    let (mut before, mut after) = (describe(&upper, true), describe(&again, true));
+    // A hole is written out, and a whiteout has no time of its own.
+    for tree in [&mut before, &mut after] {
+        tree.remove(Path::new("sparse"));
+        let gone = tree.remove(Path::new("opaque/gone")).unwrap();
+        assert!(gone.starts_with("mode 20000 ") && gone.ends_with("device 0"), "{gone}");
+    }
+    for (file, line) in &before {
+        assert_eq!(after.get(file), Some(line), "{}", file.display());
+    }
+    assert_eq!(before.len(), after.len());
 }
 
 #[test]

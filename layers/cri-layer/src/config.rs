@@ -8,9 +8,10 @@ pub(crate) const NAMESPACE: &str = "k8s.io";
 /// The engine's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where statuses and the sandboxes' files stay over a reboot.
+    /// Where containers' statuses and volumes stay over a reboot.
     pub root: PathBuf,
-    /// Where fifos, shared memory and network namespaces are, which a reboot ends.
+    /// Where fifos and the sandboxes' files, shared memory and network namespaces are, which a
+    /// reboot ends; best on a tmpfs.
     pub state: PathBuf,
     /// The image of the process that holds a pod's namespaces.
     pub sandbox_image: String,
@@ -47,12 +48,8 @@ impl Config {
         self.handlers.iter().find(|(name, _)| name == handler).map(|(_, runtime)| runtime.as_str())
     }
 
-    /// The durable directory of a sandbox.
-    pub(crate) fn sandbox_root(&self, id: &str) -> PathBuf {
-        self.root.join("sandboxes").join(id)
-    }
-
-    /// The volatile directory of a sandbox.
+    /// The directory of a sandbox. All of it is of use only to processes that a reboot ends, so it
+    /// is volatile.
     pub(crate) fn sandbox_state(&self, id: &str) -> PathBuf {
         self.state.join("sandboxes").join(id)
     }

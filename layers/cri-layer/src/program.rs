@@ -83,8 +83,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&args.log_level));
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&args.log_level));
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -134,18 +136,11 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let plugins = cni::Client { path: args.cni_bin_dir };
     let containerd: Arc<dyn Containerd> = Arc::new(Traced::caller(containerd, spans.clone()));
     answered(&containerd).await.with_context(|| format!("reaching {}", args.containerd))?;
-    let engine = Engine::open(
-        config,
-        containerd,
-        Arc::new(Traced::caller(plugins, spans.clone())),
-    )
-    .await
-    .with_context(|| format!("opening the engine on {}", args.containerd))?;
+    let engine = Engine::open(config, containerd, Arc::new(Traced::caller(plugins, spans.clone())))
+        .await
+        .with_context(|| format!("opening the engine on {}", args.containerd))?;
     tracing::info!(listen = args.listen, "serving CRI");
     let face: Arc<dyn Cri> = Arc::new(Traced::callee(engine, spans));
-    grpc::Server::new()
-        .face::<dyn Cri>(face)
-        .serve(listener, daemon::shutdown())
-        .await;
+    grpc::Server::new().face::<dyn Cri>(face).serve(listener, daemon::shutdown()).await;
     Ok(())
 }

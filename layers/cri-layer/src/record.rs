@@ -168,7 +168,12 @@ impl Exit {
     /// The end of a container whose task was gone when it was looked for (containerd's
     /// `unknownExitCode` and `unknownExitReason`).
     pub(crate) fn unknown() -> Exit {
-        Exit { code: 255, at: crate::names::now(), reason: "Unknown".into(), message: String::new() }
+        Exit {
+            code: 255,
+            at: crate::names::now(),
+            reason: "Unknown".into(),
+            message: String::new(),
+        }
     }
 
     /// The end of a container that was not started (containerd's `errorStartExitCode` and

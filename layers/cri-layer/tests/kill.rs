@@ -1,5 +1,7 @@
 //! Nothing is lost when the program is killed.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 mod support;
 
 use std::{
@@ -21,7 +23,7 @@ impl Program {
     async fn start(peer: &Peer) -> (Program, Client) {
         let log = fs::File::create(peer.path("cri.log")).unwrap();
         let socket = peer.path("cri.sock");
-        let child = Command::new(env!("CARGO_BIN_EXE_strata-cri"))
+        let program = Command::new(env!("CARGO_BIN_EXE_strata-cri"))
             .arg("--listen")
             .arg(&socket)
             .arg("--containerd")
@@ -36,11 +38,12 @@ impl Program {
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()
+            .map(Program)
             .unwrap();
         let client = Client::new(&socket);
         for _ in 0..200 {
             if client.handle(&Cx::background(), VersionRequest::default()).await.is_ok() {
-                return (Program(child), client);
+                return (program, client);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -78,7 +81,13 @@ fn pod(logs: &Path) -> PodSandboxConfig {
     }
 }
 
-async fn start(client: &Client, sandbox: &str, pod: &PodSandboxConfig, name: &str, script: &str) -> String {
+async fn start(
+    client: &Client,
+    sandbox: &str,
+    pod: &PodSandboxConfig,
+    name: &str,
+    script: &str,
+) -> String {
     let config = ContainerConfig {
         metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
         image: Some(ImageSpec { image: BUSYBOX.to_owned(), ..Default::default() }),
@@ -127,7 +136,9 @@ async fn a_killed_program_finds_its_pods_their_ends_and_their_output() {
     let sandbox = client.handle(&cx, run.clone()).await.unwrap().pod_sandbox_id;
     let counts = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.02; done";
     let counting = start(&client, &sandbox, &pod, "counts", counts).await;
-    let ending = start(&client, &sandbox, &pod, "ends", "until [ -e /end ]; do sleep 0.02; done; exit 9").await;
+    let ending =
+        start(&client, &sandbox, &pod, "ends", "until [ -e /end ]; do sleep 0.02; done; exit 9")
+            .await;
     let gone = start(&client, &sandbox, &pod, "gone", "exit 4").await;
     while status(&client, &gone).await.state() != ContainerState::ContainerExited {
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -20,7 +20,12 @@ const LAYER: &str = "docker-daemon-layer";
 #[command(name = "strata-dockerd", version)]
 struct Arguments {
     /// Daemon socket to serve
-    #[arg(short = 'H', long = "host", value_name = "unix://PATH", default_value = "unix:///run/strata-docker.sock")]
+    #[arg(
+        short = 'H',
+        long = "host",
+        value_name = "unix://PATH",
+        default_value = "unix:///run/strata-docker.sock"
+    )]
     host: String,
     /// containerd's socket
     #[arg(long, value_name = "PATH", default_value = "/run/strata-containerd/containerd.sock")]
@@ -86,7 +91,9 @@ fn run(arguments: Arguments) -> Result<()> {
         level => level,
     };
     let filter = EnvFilter::try_from_default_env()
-        .or_else(|_| EnvFilter::try_new(format!("{level},h2=warn,hyper=warn,tower=warn,tonic=warn")))
+        .or_else(|_| {
+            EnvFilter::try_new(format!("{level},h2=warn,hyper=warn,tower=warn,tonic=warn"))
+        })
         .context("--log-level")?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -19,7 +19,9 @@ impl From<Error> for HopError {
             Error::NotRunning | Error::State(_) => Kind::FailedPrecondition,
             Error::Os { errno, .. } => match errno.0 {
                 libc::EPERM | libc::EACCES => Kind::PermissionDenied,
-                libc::ENOSPC | libc::EDQUOT | libc::ENOMEM | libc::EAGAIN => Kind::ResourceExhausted,
+                libc::ENOSPC | libc::EDQUOT | libc::ENOMEM | libc::EAGAIN => {
+                    Kind::ResourceExhausted
+                }
                 _ => Kind::Internal,
             },
             Error::Start(_) => Kind::Internal,

@@ -58,7 +58,8 @@ pub fn seal(args: &[OsString]) -> Result<()> {
         })
         .collect();
     env.push(format!("{MARK}=1").into());
-    let errno = credentials::execute_file(program.as_fd(), &strings(args.to_vec())?, &strings(env)?);
+    let errno =
+        credentials::execute_file(program.as_fd(), &strings(args.to_vec())?, &strings(env)?);
     Err(Error::os(what(), errno))
 }
 

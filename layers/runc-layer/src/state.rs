@@ -114,8 +114,9 @@ impl Directory {
         }
         match file::rmdir(&c_path(&self.0)?) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(_) => std::fs::remove_dir_all(&self.0)
-                .context(|| format!("remove {}", self.0.display())),
+            Err(_) => {
+                std::fs::remove_dir_all(&self.0).context(|| format!("remove {}", self.0.display()))
+            }
         }
     }
 
@@ -124,8 +125,8 @@ impl Directory {
     }
 
     pub(crate) fn save(&self, record: &Record) -> Result<()> {
-        let bytes = serde_json::to_vec(record)
-            .map_err(|e| Error::Invalid(format!("state.json: {e}")))?;
+        let bytes =
+            serde_json::to_vec(record).map_err(|e| Error::Invalid(format!("state.json: {e}")))?;
         replace_file(&self.0.join("state.json"), &bytes, 0o600)
     }
 
@@ -148,8 +149,9 @@ impl Record {
     /// Whether the recorded process is there and no zombie.
     pub(crate) fn is_alive(&self) -> bool {
         self.pid > 0
-            && process_stat(self.pid)
-                .is_some_and(|(state, start)| start == self.start_time && !matches!(state, b'Z' | b'X'))
+            && process_stat(self.pid).is_some_and(|(state, start)| {
+                start == self.start_time && !matches!(state, b'Z' | b'X')
+            })
     }
 
     pub(crate) fn status(&self, directory: &Directory) -> Result<Status> {
@@ -215,9 +217,8 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 
 /// Now as RFC 3339 with nanoseconds, in UTC.
 pub(crate) fn now() -> String {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     timestamp(now.as_secs(), now.subsec_nanos())
 }
 

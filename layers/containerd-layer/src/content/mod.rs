@@ -73,9 +73,7 @@ impl Reader {
             )));
         }
         let mut bytes = vec![0; usize::try_from(self.size).unwrap_or(usize::MAX)];
-        self.file
-            .read_exact_at(&mut bytes, 0)
-            .map_err(|e| Error::io("reading a blob", &e))?;
+        self.file.read_exact_at(&mut bytes, 0).map_err(|e| Error::io("reading a blob", &e))?;
         Ok(bytes)
     }
 

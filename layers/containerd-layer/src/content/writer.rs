@@ -201,8 +201,7 @@ fn record(
     options: &WriterOptions,
 ) -> Result<()> {
     let now = SystemTime::now();
-    let blob =
-        Content { digest: digest.clone(), size, labels, created_at: now, updated_at: now };
+    let blob = Content { digest: digest.clone(), size, labels, created_at: now, updated_at: now };
     store.0.metadata.change(|tx| {
         tx.lease_resource(ns, options.lease.as_deref(), "content", digest.as_str())?;
         tx.create(ns, digest.as_str(), &blob)

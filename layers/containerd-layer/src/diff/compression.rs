@@ -29,9 +29,7 @@ impl<R: BufRead> Decoder<R> {
         let whole = Cursor::new(magic).chain(source);
         Ok(match kind.as_slice() {
             [0x1f, 0x8b, 8, ..] => Self::Gzip(Some(GzDecoder::new(whole))),
-            [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
-                Self::Zstd(frame(whole)?)
-            }
+            [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Self::Zstd(frame(whole)?),
             _ => Self::Plain(whole),
         })
     }

@@ -152,10 +152,15 @@ impl Extractor {
         made.map_err(|e| failed(entry, "creating", e))
     }
 
-    fn directory(&mut self, entry: &Entry, folder: &Folder, path: &[u8], name: &[u8]) -> Result<()> {
-        let make = |folder: &Folder| {
-            rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(entry.mode))
-        };
+    fn directory(
+        &mut self,
+        entry: &Entry,
+        folder: &Folder,
+        path: &[u8],
+        name: &[u8],
+    ) -> Result<()> {
+        let make =
+            |folder: &Folder| rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(entry.mode));
         let mut fresh = true;
         let mut hidden = false;
         match make(folder) {
@@ -194,11 +199,8 @@ impl Extractor {
         name: &[u8],
         archive: &mut Archive<Stream>,
     ) -> Result<()> {
-        let flags = OFlags::WRONLY
-            | OFlags::CREATE
-            | OFlags::EXCL
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(entry.mode);
         let fd: OwnedFd = self.replacing(entry, folder, name, |folder| {
             rustix::fs::openat(folder, name, flags, mode)
@@ -263,7 +265,13 @@ impl Extractor {
             .map_err(|e| failed(entry, "setting times", e))
     }
 
-    fn device(&mut self, entry: &Entry, folder: &Folder, name: &[u8], kind: FileType) -> Result<()> {
+    fn device(
+        &mut self,
+        entry: &Entry,
+        folder: &Folder,
+        name: &[u8],
+        kind: FileType,
+    ) -> Result<()> {
         if self.userns && kind != FileType::Fifo {
             // No user namespace may make devices; containerd leaves them out there.
             return Ok(());
@@ -397,9 +405,10 @@ impl Extractor {
 
     fn finish(self) -> Result<(Usage, BTreeSet<Vec<u8>>)> {
         for (path, times) in self.directories.iter().rev() {
-            let set = self.root.itself(path).and_then(|fd| {
-                rustix::fs::utimensat(&fd, ".", times, AtFlags::SYMLINK_NOFOLLOW)
-            });
+            let set = self
+                .root
+                .itself(path)
+                .and_then(|fd| rustix::fs::utimensat(&fd, ".", times, AtFlags::SYMLINK_NOFOLLOW));
             match set {
                 // A later entry put something else there.
                 Err(Errno::NOENT | Errno::NOTDIR) => {}
@@ -505,8 +514,13 @@ fn copy_folder(from: &OwnedFd, to: &OwnedFd, stat: &rustix::fs::Stat) -> Result<
     rustix::fs::chownat(to.as_fd(), ".", Some(uid), Some(gid), AtFlags::empty())
         .at("owning", &what)?;
     copy_xattrs(&path(from), &path(to))?;
-    rustix::fs::chmodat(to.as_fd(), ".", Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())
-        .at("setting the mode of", &what)?;
+    rustix::fs::chmodat(
+        to.as_fd(),
+        ".",
+        Mode::from_raw_mode(stat.st_mode & 0o7777),
+        AtFlags::empty(),
+    )
+    .at("setting the mode of", &what)?;
     let spec = |tv_sec, nanos| Timespec { tv_sec, tv_nsec: nanos };
     let times = Timestamps {
         last_access: spec(stat.st_atime, stat.st_atime_nsec as _),

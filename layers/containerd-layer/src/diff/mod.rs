@@ -5,8 +5,11 @@
 
 pub(crate) mod compression;
 pub(crate) mod confine;
+mod create;
 mod extract;
 pub(crate) mod tar;
+
+pub use create::create;
 
 use crate::{Digest, Error, Result, digest::Hasher, snapshots::Usage};
 use compression::Decoder;

@@ -225,11 +225,8 @@ impl<R: BufRead> Archive<R> {
             b'6' => Kind::Fifo,
             other => Kind::Other(other),
         };
-        let device = if ustar || gnu {
-            (id(329..337, "device")?, id(337..345, "device")?)
-        } else {
-            (0, 0)
-        };
+        let device =
+            if ustar || gnu { (id(329..337, "device")?, id(337..345, "device")?) } else { (0, 0) };
         let mut entry = Entry {
             name: overrides.name.unwrap_or(name),
             mode: id(100..108, "mode")? & 0o7777,
@@ -270,7 +267,11 @@ impl<R: BufRead> Archive<R> {
                 };
                 fragments.push((offset, length));
             }
-            if fragments.len() > MOST_FRAGMENTS { Err(broken("sparse map too large")) } else { Ok(()) }
+            if fragments.len() > MOST_FRAGMENTS {
+                Err(broken("sparse map too large"))
+            } else {
+                Ok(())
+            }
         };
         take(&block[386..482])?;
         entry.size = number(&block[483..495]).ok_or_else(|| broken("invalid sparse size"))?;
@@ -408,8 +409,10 @@ fn records(mut bytes: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let bad = || broken("invalid pax header");
     while !bytes.is_empty() {
         let space = bytes.iter().position(|b| *b == b' ').ok_or_else(bad)?;
-        let length: usize =
-            std::str::from_utf8(&bytes[..space]).ok().and_then(|n| n.parse().ok()).ok_or_else(bad)?;
+        let length: usize = std::str::from_utf8(&bytes[..space])
+            .ok()
+            .and_then(|n| n.parse().ok())
+            .ok_or_else(bad)?;
         let record = bytes.get(space + 1..length).ok_or_else(bad)?;
         let record = record.strip_suffix(b"\n").ok_or_else(bad)?;
         let equals = record.iter().position(|b| *b == b'=').ok_or_else(bad)?;

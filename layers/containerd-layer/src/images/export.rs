@@ -5,10 +5,7 @@ use super::{
     import::{DockerImage, IMAGE_NAME, REF_NAME},
     manifest::media,
 };
-use crate::{
-    Digest, Error, Result, Store,
-    metadata::Image,
-};
+use crate::{Digest, Error, Result, Store, metadata::Image};
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashSet},
@@ -24,7 +21,8 @@ struct IndexDocument<'a> {
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>> {
-    serde_json::to_vec(value).map_err(|e| Error::internal(format_args!("encoding the archive: {e}")))
+    serde_json::to_vec(value)
+        .map_err(|e| Error::internal(format_args!("encoding the archive: {e}")))
 }
 
 fn writing(error: &std::io::Error) -> Error {
@@ -108,7 +106,8 @@ impl<W: Write> Export<'_, W> {
         let content = self.store.content();
         let digest = &descriptor.digest;
         if media::is_index(&descriptor.media_type) {
-            for child in Index::parse(&content.read(self.ns, digest, LARGEST_MANIFEST)?)?.manifests {
+            for child in Index::parse(&content.read(self.ns, digest, LARGEST_MANIFEST)?)?.manifests
+            {
                 if content.has(self.ns, &child.digest)? {
                     self.tree(&child)?;
                 }

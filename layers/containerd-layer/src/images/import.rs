@@ -5,10 +5,8 @@
 //! comes; what the documents turn out not to name is removed again.
 
 use super::{
-    Config, Descriptor, Index, LARGEST_MANIFEST, Manifest, Platform,
-    manifest::media,
-    pull::references,
-    reference::familiar,
+    Config, Descriptor, Index, LARGEST_MANIFEST, Manifest, Platform, manifest::media,
+    pull::references, reference::familiar,
 };
 use crate::{
     Digest, Error, Kind, Result, Store,
@@ -75,11 +73,13 @@ impl Store {
     ) -> Result<Vec<Image>> {
         let _together = self.collecting().read().await;
         let options = import.clone();
-        let (images, kept) = self.blocking(move |store| read_archive(store, archive, &options)).await?;
+        let (images, kept) =
+            self.blocking(move |store| read_archive(store, archive, &options)).await?;
         if let Some(snapshotter) = &import.snapshotter {
             for (_, target) in &images {
                 let platform = Platform::host();
-                let unpacked = self.unpack_here(&import.namespace, target, &platform, snapshotter).await;
+                let unpacked =
+                    self.unpack_here(&import.namespace, target, &platform, snapshotter).await;
                 if let Err(e) = unpacked {
                     let ns = import.namespace.clone();
                     self.blocking(move |store| forget(store, &ns, &kept)).await?;
@@ -111,7 +111,11 @@ struct Contents<'a> {
 type Named = (Option<String>, Descriptor);
 
 /// Reads the archive and answers its images and the blobs that are new.
-fn read_archive(store: &Store, archive: impl Read, import: &Import) -> Result<(Vec<Named>, Vec<Digest>)> {
+fn read_archive(
+    store: &Store,
+    archive: impl Read,
+    import: &Import,
+) -> Result<(Vec<Named>, Vec<Digest>)> {
     let mut contents = Contents {
         store,
         ns: &import.namespace,
@@ -203,7 +207,9 @@ impl Contents<'_> {
             let bytes = archive.read_data(LARGEST_MANIFEST)?;
             let total: usize = self.documents.values().map(Vec::len).sum();
             if total + bytes.len() > MOST_DOCUMENTS {
-                return Err(Error::invalid(format_args!("archive entry {name:?}: too many documents")));
+                return Err(Error::invalid(format_args!(
+                    "archive entry {name:?}: too many documents"
+                )));
             }
             self.documents.insert(name, bytes);
             return Ok(());
@@ -211,9 +217,8 @@ impl Contents<'_> {
         let wanted = name.strip_prefix("blobs/sha256/").map(|hex| format!("sha256:{hex}").parse());
         let wanted: Option<Digest> =
             wanted.transpose().during(|| format!("archive entry {name:?}"))?;
-        let digest = self
-            .blob(entry, wanted, archive)
-            .during(|| format!("archive entry {name:?}"))?;
+        let digest =
+            self.blob(entry, wanted, archive).during(|| format!("archive entry {name:?}"))?;
         self.files.insert(name, (digest, entry.size));
         Ok(())
     }
@@ -281,8 +286,9 @@ impl Contents<'_> {
             return self.layout(&index, import);
         }
         if let Some(manifest) = self.documents.get("manifest.json") {
-            let images: Vec<DockerImage> = serde_json::from_slice(manifest)
-                .map_err(|e| Error::invalid(format_args!("archive entry \"manifest.json\": {e}")))?;
+            let images: Vec<DockerImage> = serde_json::from_slice(manifest).map_err(|e| {
+                Error::invalid(format_args!("archive entry \"manifest.json\": {e}"))
+            })?;
             let mut named = Vec::new();
             for image in images {
                 named.extend(self.docker_image(&image, import)?);
@@ -430,7 +436,8 @@ impl Contents<'_> {
         while let Some(digest) = pending.pop() {
             if let Ok(blob) = self.store.content().info(self.ns, &digest) {
                 let children = blob.labels.iter();
-                let children = children.filter(|(k, _)| k.starts_with("containerd.io/gc.ref.content."));
+                let children =
+                    children.filter(|(k, _)| k.starts_with("containerd.io/gc.ref.content."));
                 pending.extend(children.filter_map(|(_, digest)| digest.parse().ok()));
                 used.push(digest);
             }

@@ -135,7 +135,9 @@ impl Platform {
     pub fn parse(text: &str) -> Result<Self> {
         let parts: Vec<&str> = text.split('/').collect();
         if parts.iter().any(|part| part.is_empty()) || parts.len() > 3 {
-            return Err(Error::invalid(format_args!("{text:?}: unknown operating system or architecture")));
+            return Err(Error::invalid(format_args!(
+                "{text:?}: unknown operating system or architecture"
+            )));
         }
         let (os, rest) = match parts.as_slice() {
             [one] if *one == "linux" => return Ok(Self::host()),

@@ -1,6 +1,7 @@
 //! Images: names for manifests, filled from registries ([`pull`]) and archives ([`import`]).
 
 pub mod export;
+mod feed;
 pub mod import;
 mod manifest;
 pub mod pull;
@@ -22,7 +23,13 @@ use std::time::SystemTime;
 impl Store {
     /// Names `target`; an image that has the name already points to it from now on, and gets the
     /// labels on top of its own.
-    pub fn set_image(&self, ns: &str, name: &str, target: Descriptor, labels: Labels) -> Result<Image> {
+    pub fn set_image(
+        &self,
+        ns: &str,
+        name: &str,
+        target: Descriptor,
+        labels: Labels,
+    ) -> Result<Image> {
         identifier::validate_labels(&labels)?;
         let now = SystemTime::now();
         self.metadata().change(|tx| {

@@ -5,8 +5,7 @@
 //! collector otherwise takes, and nothing half done.
 
 use super::{
-    Config, Descriptor, Index, LARGEST_MANIFEST, Manifest, Platform, Progress,
-    chain_ids,
+    Config, Descriptor, Index, LARGEST_MANIFEST, Manifest, Platform, Progress, chain_ids,
     manifest::media,
     reference::Reference,
     registry::{Credential, Repository},
@@ -85,8 +84,7 @@ impl Store {
             None => None,
         };
         let _together = self.collecting().read().await;
-        let repository =
-            Arc::new(self.registry().repository(&reference, pull.credential.clone()));
+        let repository = Arc::new(self.registry().repository(&reference, pull.credential.clone()));
         let target = repository.resolve().await?;
         let source = (
             format!("containerd.io/distribution.source.{}", reference.host),
@@ -145,7 +143,8 @@ impl Store {
             return self.content().read(&layers.ns, &descriptor.digest, LARGEST_MANIFEST);
         }
         let digest = &descriptor.digest;
-        let bytes = repository.manifest(descriptor).await.during(|| format!("manifest {digest}"))?;
+        let bytes =
+            repository.manifest(descriptor).await.during(|| format!("manifest {digest}"))?;
         let mut labels = layers.labels.clone();
         labels.extend(references(&bytes)?);
         let ns = layers.ns.clone();

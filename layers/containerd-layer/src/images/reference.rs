@@ -25,7 +25,8 @@ impl Reference {
     /// # Errors
     /// `InvalidArgument` naming the text and what is missing or wrong.
     pub fn parse(text: &str) -> Result<Self> {
-        let bad = |reason: &str| Error::invalid(format_args!("invalid reference {text:?}: {reason}"));
+        let bad =
+            |reason: &str| Error::invalid(format_args!("invalid reference {text:?}: {reason}"));
         if text.contains("://") {
             return Err(bad("no scheme is allowed"));
         }
@@ -44,9 +45,9 @@ impl Reference {
         let part = |part: &str| {
             !part.is_empty()
                 && !part.starts_with(['.', '_', '-'])
-                && part.bytes().all(|b| {
-                    b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b)
-                })
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
         };
         if !repository.split('/').all(part) {
             return Err(bad("a repository is of lower-case letters, digits, '.', '_' and '-'"));
@@ -147,7 +148,16 @@ mod tests {
             assert_eq!(reference.scheme(), scheme);
             assert_eq!(reference.to_string(), text);
         }
-        for bad in ["busybox", "/x:1", "r.io/a", "r.io/A:1", "r.io/a:", "http://r.io/a:1", "r.io/../a:1", "r.io/a@sha256:1"] {
+        for bad in [
+            "busybox",
+            "/x:1",
+            "r.io/a",
+            "r.io/A:1",
+            "r.io/a:",
+            "http://r.io/a:1",
+            "r.io/../a:1",
+            "r.io/a@sha256:1",
+        ] {
             assert_eq!(Reference::parse(bad).unwrap_err().kind, crate::Kind::InvalidArgument);
         }
     }

@@ -1,29 +1,27 @@
 //! Layers to snapshots: a few at a time side by side, each streamed from the network or from
 //! content through the hash and the inflater to its files, and put on each other in order.
 
-use super::{Descriptor, chain_ids, registry::Repository};
+use super::{Descriptor, chain_ids, feed::Feed, registry::Repository};
 use crate::{
     Digest, Error, Kind, Result, Store,
-    content::{Writer, WriterOptions},
+    content::WriterOptions,
     diff::{self, Applied, Whiteouts},
     metadata::Labels,
     snapshots::{Layer, SnapshotOptions, Snapshotter},
 };
-use bytes::{Buf, Bytes};
 use futures_util::{StreamExt, stream};
 use std::{
-    fs::File,
-    io::{self, BufRead, BufReader, Read},
-    sync::Arc,
+    io::BufReader,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 /// How many layers are under way at once (containerd's and Docker's number).
 const SIDE_BY_SIDE: usize = 3;
-/// Pieces of a download that may wait for the disk.
-const PIECES: usize = 64;
-
 /// How far a blob is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
@@ -66,6 +64,13 @@ impl Layers {
             )));
         }
         let chain = chain_ids(diff_ids);
+        if let Some(snapshotter) = &self.snapshotter
+            && snapshotter.copies()
+        {
+            let fetch = Self { snapshotter: None, ..self.clone() };
+            Box::pin(fetch.run(layers, diff_ids)).await?;
+            return self.stack(snapshotter.clone(), layers, diff_ids, &chain).await;
+        }
         // The first failure stops the others; they are waited for, so that nothing of theirs is left.
         let (stop, stopped) = watch::channel(false);
         let begun = layers.iter().enumerate().map(|(i, descriptor)| {
@@ -99,7 +104,37 @@ impl Layers {
         failure.map_or(Ok(()), Err)
     }
 
-    async fn commit(&self, layer: Layer, applied: Applied, name: String, below: String) -> Result<()> {
+    /// Unpacks layers that are here one on the copy of the other, for a snapshotter that copies.
+    async fn stack(
+        &self,
+        snapshotter: Snapshotter,
+        layers: &[Descriptor],
+        diff_ids: &[Digest],
+        chain: &[Digest],
+    ) -> Result<()> {
+        let (ns, layers) = (self.ns.clone(), layers.to_vec());
+        let (diff_ids, chain) = (diff_ids.to_vec(), chain.to_vec());
+        self.store
+            .blocking(move |store| {
+                let mut below = String::new();
+                for ((layer, diff_id), name) in layers.iter().zip(&diff_ids).zip(&chain) {
+                    if !exists(&snapshotter, &ns, name)? {
+                        stack_one(store, &snapshotter, &ns, layer, diff_id, name, &below)?;
+                    }
+                    below = name.to_string();
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn commit(
+        &self,
+        layer: Layer,
+        applied: Applied,
+        name: String,
+        below: String,
+    ) -> Result<()> {
         let Some(snapshotter) = self.snapshotter.clone() else { return Ok(()) };
         let ns = self.ns.clone();
         self.store
@@ -131,9 +166,8 @@ impl Layers {
         if *stopped.borrow() {
             return Err(Error::new(Kind::Cancelled, "stopped by another layer's failure"));
         }
-        let labels = place.map(|(diff_id, _)| {
-            ("containerd.io/uncompressed".to_owned(), diff_id.to_string())
-        });
+        let labels = place
+            .map(|(diff_id, _)| ("containerd.io/uncompressed".to_owned(), diff_id.to_string()));
         let target = match (&self.snapshotter, place) {
             (Some(snapshotter), Some((diff_id, chain_id)))
                 if !exists(snapshotter, &self.ns, chain_id)? =>
@@ -147,7 +181,9 @@ impl Layers {
         let (store, ns) = (self.store.clone(), self.ns.clone());
         let blob = descriptor.clone();
         let work = store.blocking(move |store| match source {
-            Source::Here => target.map(|target| unpack_blob(store, &ns, &blob, &target)).transpose(),
+            Source::Here => {
+                target.map(|target| unpack_blob(store, &ns, &blob, &target)).transpose()
+            }
             Source::Feed(feed) => receive(*feed, target),
         });
         let done = work.await.map_err(|e| match e.kind {
@@ -165,7 +201,7 @@ impl Layers {
         fetch.layer(descriptor.clone(), None, stopped).await.map(drop)
     }
 
-    fn report(&self, descriptor: &Descriptor, offset: u64, done: bool) {
+    pub(super) fn report(&self, descriptor: &Descriptor, offset: u64, done: bool) {
         if let Some(progress) = &self.progress {
             progress(Progress {
                 digest: descriptor.digest.clone(),
@@ -225,7 +261,7 @@ impl Layers {
         let feed = Feed::new(writer, descriptor.clone(), labels, self.clone())?;
         let (feed, pieces) = feed;
         let (descriptor, mut stopped) = (descriptor.clone(), stopped.clone());
-        let offset = feed.writer.offset();
+        let offset = feed.offset();
         tokio::spawn(async move {
             // A receiver that hangs up ends the download, and so does the failure of another layer.
             tokio::select! {
@@ -256,6 +292,42 @@ pub(super) fn exists(snapshotter: &Snapshotter, ns: &str, chain_id: &Digest) -> 
 
 type Target = (Snapshotter, Digest);
 
+static UNPACKS: AtomicU64 = AtomicU64::new(0);
+
+/// One layer of [`Layers::stack`].
+fn stack_one(
+    store: &Store,
+    snapshotter: &Snapshotter,
+    ns: &str,
+    layer: &Descriptor,
+    diff_id: &Digest,
+    name: &Digest,
+    below: &str,
+) -> Result<()> {
+    let number = UNPACKS.fetch_add(1, Ordering::Relaxed);
+    let key = format!("extract-{}-{number} {name}", std::process::id());
+    let labels = Labels::from([("containerd.io/snapshot.ref".to_owned(), name.to_string())]);
+    let options = SnapshotOptions { labels, lease: None };
+    snapshotter.prepare(ns, &key, below, options.clone())?;
+    let file = store.content().reader(ns, &layer.digest)?.into_file();
+    let unpacked = snapshotter
+        .directory(ns, &key)
+        .and_then(|dir| diff::apply(BufReader::new(file), &dir, Whiteouts::Remove))
+        .and_then(|applied| check(&applied, diff_id))
+        .and_then(|()| snapshotter.commit(ns, name.as_str(), &key, options));
+    match unpacked {
+        Ok(()) => Ok(()),
+        Err(e) => {
+            snapshotter.remove(ns, &key)?;
+            // Another pull was quicker.
+            if e.kind == Kind::AlreadyExists {
+                return Ok(());
+            }
+            Err(e.during(format_args!("layer {}", layer.digest)))
+        }
+    }
+}
+
 fn unpack_blob(
     store: &Store,
     ns: &str,
@@ -274,8 +346,11 @@ fn check(applied: &Applied, diff_id: &Digest) -> Result<()> {
     if applied.diff_id == *diff_id {
         return Ok(());
     }
-    Err(Error::precondition(format_args!("wrong diff id {:?}, expected {:?}",
-        applied.diff_id.as_str(), diff_id.as_str())))
+    Err(Error::precondition(format_args!(
+        "wrong diff id {:?}, expected {:?}",
+        applied.diff_id.as_str(),
+        diff_id.as_str()
+    )))
 }
 
 /// Takes a download to its end: to content, and to files if there is a target.
@@ -298,130 +373,5 @@ fn receive(mut feed: Feed, target: Option<Target>) -> Result<Option<(Layer, Appl
         }
         (Err(e), _, _) if fatal => feed.abort(e),
         (_, Err(e), _) | (_, _, Err(e)) | (Err(e), _, _) => feed.abort(e),
-    }
-}
-
-/// A download as the inflater reads it: every byte is stored and hashed on its way.
-struct Feed {
-    pieces: mpsc::Receiver<Result<Bytes>>,
-    /// What an earlier, interrupted download left, to be read first.
-    prior: Option<BufReader<io::Take<File>>>,
-    piece: Bytes,
-    failure: Option<Error>,
-    writer: Writer,
-    descriptor: Descriptor,
-    labels: Labels,
-    layers: Layers,
-}
-
-impl Feed {
-    fn new(
-        mut writer: Writer,
-        descriptor: Descriptor,
-        labels: Labels,
-        layers: Layers,
-    ) -> Result<(Self, mpsc::Sender<Result<Bytes>>)> {
-        if writer.offset() > descriptor.size {
-            writer.truncate()?;
-        }
-        let offset = writer.offset();
-        let prior = match offset {
-            0 => None,
-            _ => Some(BufReader::with_capacity(256 << 10, writer.written()?.take(offset))),
-        };
-        let (sender, pieces) = mpsc::channel(PIECES);
-        let (piece, failure) = (Bytes::new(), None);
-        Ok((Self { pieces, prior, piece, failure, writer, descriptor, labels, layers }, sender))
-    }
-
-    fn next(&mut self) -> Result<Bytes> {
-        let piece = match self.pieces.blocking_recv() {
-            Some(piece) => piece?,
-            None if self.writer.offset() == self.descriptor.size => return Ok(Bytes::new()),
-            None => return Err(Error::new(Kind::Cancelled, "the pull was given up")),
-        };
-        self.writer.write(&piece)?;
-        self.layers.report(&self.descriptor, self.writer.offset(), false);
-        Ok(piece)
-    }
-
-    fn drain(&mut self) -> Result<()> {
-        self.prior = None;
-        self.piece.clear();
-        while self.failure.is_none() {
-            match self.next() {
-                Ok(piece) if piece.is_empty() => return Ok(()),
-                Ok(_) => {}
-                Err(e) => self.failure = Some(e),
-            }
-        }
-        self.failure.clone().map_or(Ok(()), Err)
-    }
-
-    fn verify(&self) -> Result<()> {
-        let found = self.writer.digest();
-        if found == self.descriptor.digest {
-            return Ok(());
-        }
-        let wanted = &self.descriptor.digest;
-        Err(Error::precondition(format_args!("unexpected commit digest {found}, expected {wanted}")))
-    }
-
-    fn commit(self) -> Result<()> {
-        let Self { writer, descriptor, labels, .. } = self;
-        match writer.commit(descriptor.size, Some(&descriptor.digest), labels) {
-            Err(e) if e.kind == Kind::AlreadyExists => Ok(()),
-            done => done.map(drop),
-        }
-    }
-
-    fn abort<T>(self, error: Error) -> Result<T> {
-        if let Err(left) = self.writer.abort() {
-            tracing::warn!(%left, "an unfinished download stays");
-        }
-        Err(error)
-    }
-}
-
-impl BufRead for Feed {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if let Some(prior) = &mut self.prior
-            && prior.fill_buf()?.is_empty()
-        {
-            self.prior = None;
-        }
-        if self.prior.is_none() && self.piece.is_empty() {
-            if let Some(failure) = &self.failure {
-                return Err(io::Error::other(failure.clone()));
-            }
-            match self.next() {
-                Ok(piece) => self.piece = piece,
-                Err(failure) => {
-                    self.failure = Some(failure.clone());
-                    return Err(io::Error::other(failure));
-                }
-            }
-        }
-        match &mut self.prior {
-            Some(prior) => prior.fill_buf(),
-            None => Ok(&self.piece),
-        }
-    }
-
-    fn consume(&mut self, length: usize) {
-        match &mut self.prior {
-            Some(prior) => prior.consume(length),
-            None => self.piece.advance(length),
-        }
-    }
-}
-
-impl Read for Feed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let chunk = self.fill_buf()?;
-        let length = chunk.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&chunk[..length]);
-        self.consume(length);
-        Ok(length)
     }
 }

@@ -20,9 +20,9 @@ pub fn validate(id: &str) -> Result<()> {
         )));
     }
     // `--` and `__` are refused as containerd refuses them: a separator stands between alphanumerics.
-    let fine = id.split(['.', '_', '-']).all(|part| {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric())
-    });
+    let fine = id
+        .split(['.', '_', '-'])
+        .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric()));
     if !fine {
         return Err(Error::invalid(format_args!(
             "identifier {id:?} must match ^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$"

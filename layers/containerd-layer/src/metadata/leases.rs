@@ -29,7 +29,13 @@ impl Change {
     ///
     /// # Errors
     /// `NotFound` for a lease that is gone.
-    pub fn lease_resource(&self, ns: &str, lease: Option<&str>, kind: &str, id: &str) -> Result<()> {
+    pub fn lease_resource(
+        &self,
+        ns: &str,
+        lease: Option<&str>,
+        kind: &str,
+        id: &str,
+    ) -> Result<()> {
         let Some(lease) = lease else { return Ok(()) };
         let resource = Resource { kind: kind.to_owned(), id: id.to_owned() };
         self.update(ns, lease, |l: &mut Lease| {

@@ -142,11 +142,17 @@ fn open(path: &Path) -> Result<redb::Database> {
     Ok(db)
 }
 
-fn find<R: Record>(table: &impl ReadableTable<Key, &'static [u8]>, key: (&str, &str)) -> Result<Option<R>> {
+fn find<R: Record>(
+    table: &impl ReadableTable<Key, &'static [u8]>,
+    key: (&str, &str),
+) -> Result<Option<R>> {
     table.get(key).map_err(database)?.map(|v| R::decode(v.value())).transpose()
 }
 
-fn collect<R: Record>(table: &impl ReadableTable<Key, &'static [u8]>, ns: &str) -> Result<Vec<(String, R)>> {
+fn collect<R: Record>(
+    table: &impl ReadableTable<Key, &'static [u8]>,
+    ns: &str,
+) -> Result<Vec<(String, R)>> {
     let mut records = Vec::new();
     for entry in table.range((ns, "")..).map_err(database)? {
         let (key, value) = entry.map_err(database)?;
@@ -159,7 +165,9 @@ fn collect<R: Record>(table: &impl ReadableTable<Key, &'static [u8]>, ns: &str) 
     Ok(records)
 }
 
-fn every<R: Record>(table: &impl ReadableTable<Key, &'static [u8]>) -> Result<Vec<(String, String, R)>> {
+fn every<R: Record>(
+    table: &impl ReadableTable<Key, &'static [u8]>,
+) -> Result<Vec<(String, String, R)>> {
     let mut records = Vec::new();
     for entry in table.iter().map_err(database)? {
         let (key, value) = entry.map_err(database)?;

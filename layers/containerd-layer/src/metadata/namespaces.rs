@@ -1,8 +1,6 @@
 //! Namespaces: made by name, or by the first thing put into them; removed when empty.
 
-use super::{
-    Change, Container, Content, Image, Labels, Metadata, Namespace, Snapshot, identifier,
-};
+use super::{Change, Container, Content, Image, Labels, Metadata, Namespace, Snapshot, identifier};
 use crate::{Error, Result};
 
 impl Metadata {

@@ -1,11 +1,7 @@
 //! The kinds of record and how each is encoded.
 
 use super::Table;
-use crate::{
-    Digest, Error, Result,
-    filters::Fields,
-    images::Descriptor,
-};
+use crate::{Digest, Error, Result, filters::Fields, images::Descriptor};
 use redb::TableDefinition;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{

@@ -46,7 +46,8 @@ pub fn parse(text: &str) -> Option<SystemTime> {
     let offset = match zone.as_bytes() {
         b"Z" => 0,
         [sign @ (b'+' | b'-'), _, _, b':', _, _] => {
-            let (hours, minutes) = (zone.get(1..3)?.parse::<i64>().ok()?, zone.get(4..6)?.parse::<i64>().ok()?);
+            let (hours, minutes) =
+                (zone.get(1..3)?.parse::<i64>().ok()?, zone.get(4..6)?.parse::<i64>().ok()?);
             let seconds = hours * 3600 + minutes * 60;
             if *sign == b'+' { seconds } else { -seconds }
         }
@@ -77,7 +78,13 @@ mod tests {
         }
         let zoned = parse("2026-11-24T05:15:31.123456789+02:00").unwrap();
         assert_eq!(format(zoned), "2026-11-24T03:15:31Z");
-        for bad in ["", "2026-11-24", "2026-13-01T00:00:00Z", "2026-11-24 03:15:31Z", "2026-11-24T03:15:31"] {
+        for bad in [
+            "",
+            "2026-11-24",
+            "2026-13-01T00:00:00Z",
+            "2026-11-24 03:15:31Z",
+            "2026-11-24T03:15:31",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

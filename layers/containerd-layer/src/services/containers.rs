@@ -45,7 +45,8 @@ struct Filtered<'a>(&'a Container);
 
 impl Fields for Filtered<'_> {
     fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
-        let text = |text: &'_ str| Some(text.to_owned().into()).filter(|t: &Cow<'_, str>| !t.is_empty());
+        let text =
+            |text: &'_ str| Some(text.to_owned().into()).filter(|t: &Cow<'_, str>| !t.is_empty());
         match path {
             ["id"] => text(&self.0.id),
             ["image"] => text(&self.0.image),
@@ -67,9 +68,7 @@ fn encode(container: &Container) -> metadata::Container {
 
 fn not_found(error: Error, ns: &str, id: &str) -> Error {
     match error.kind {
-        Kind::NotFound => {
-            Error::not_found(format_args!("container {id:?} in namespace {ns:?}"))
-        }
+        Kind::NotFound => Error::not_found(format_args!("container {id:?} in namespace {ns:?}")),
         _ => error,
     }
 }
@@ -221,7 +220,6 @@ verbs! {
                     .map_err(|e| not_found(e, &within, &id))
             })
         }).await?;
-        engine.collector().schedule();
         engine.events().emit(&ns, "/containers/delete", &events::ContainerDelete { id: op.id });
         Ok(())
     }

@@ -50,7 +50,9 @@ impl Target {
                 lower: Vec::new(),
                 whiteouts: Whiteouts::Remove,
             }),
-            (kind, _) => Err(Error::invalid(format_args!("cannot apply a layer to a {kind} mount"))),
+            (kind, _) => {
+                Err(Error::invalid(format_args!("cannot apply a layer to a {kind} mount")))
+            }
         }
     }
 }
@@ -83,8 +85,7 @@ mod tests {
             options: options.iter().map(|o| (*o).into()).collect(),
             ..Mount::default()
         };
-        let overlay =
-            mount("overlay", "overlay", &["workdir=/w", "upperdir=/u", "lowerdir=/b:/a"]);
+        let overlay = mount("overlay", "overlay", &["workdir=/w", "upperdir=/u", "lowerdir=/b:/a"]);
         let target = Target::of(&[overlay]).unwrap();
         assert_eq!((target.dir, target.whiteouts), ("/u".into(), Whiteouts::Overlay));
         assert_eq!(target.lower, [PathBuf::from("/b"), "/a".into()]);

@@ -17,11 +17,7 @@ use hops::proto::containerd::services::leases::v1::{
 use std::{collections::BTreeSet, time::SystemTime};
 
 fn message(lease: Lease) -> Message {
-    Message {
-        id: lease.id,
-        created_at: stamp(lease.created_at),
-        labels: labels_out(lease.labels),
-    }
+    Message { id: lease.id, created_at: stamp(lease.created_at), labels: labels_out(lease.labels) }
 }
 
 /// A resource that a lease can keep, in the form containerd accepts.

@@ -56,7 +56,10 @@ impl End {
             unpack(packed)?.map(End::Export),
         ];
         known.into_iter().flatten().next().ok_or_else(|| {
-            Error::unimplemented(format_args!("unable to resolve transfer type {}", packed.type_url))
+            Error::unimplemented(format_args!(
+                "unable to resolve transfer type {}",
+                packed.type_url
+            ))
         })
     }
 }
@@ -110,8 +113,7 @@ impl Engine {
                 let _ = progress.try_send(any(&progress_message(p)));
             });
         }
-        let (known, known_as) =
-            (self.has_image(ns, &name)?, self.has_image(ns, &from.reference)?);
+        let (known, known_as) = (self.has_image(ns, &name)?, self.has_image(ns, &from.reference)?);
         let image = self.store().pull(pull).await?;
         if name != image.name {
             self.rename(ns, image, &name, known_as).await?;

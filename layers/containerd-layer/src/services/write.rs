@@ -73,9 +73,8 @@ impl Session {
             },
         };
         self.agree(&request)?;
-        let action = WriteAction::try_from(request.action).map_err(|_| {
-            Error::invalid(format_args!("unknown write action {}", request.action))
-        })?;
+        let action = WriteAction::try_from(request.action)
+            .map_err(|_| Error::invalid(format_args!("unknown write action {}", request.action)))?;
         let (total, expected) = (self.total, self.expected.clone());
         let offset = writer.offset();
         if request.offset != 0 && request.offset.cast_unsigned() != offset {

@@ -197,7 +197,9 @@ mod tests {
         let of = |config| group(bundle(config).path()).unwrap();
         assert_eq!(of(r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"s"}}"#), Some("s".into()));
         assert_eq!(
-            of(r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"s","io.containerd.runc.v2.group":"g"}}"#),
+            of(
+                r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"s","io.containerd.runc.v2.group":"g"}}"#
+            ),
             Some("g".into())
         );
         assert_eq!(of(r#"{"annotations":null,"process":{"args":["x"]}}"#), None);

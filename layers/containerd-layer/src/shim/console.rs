@@ -44,9 +44,7 @@ impl ConsoleSocket {
             listener.set_nonblocking(true)?;
             Ok(ConsoleSocket { dir, listener })
         };
-        made().map_err(|e| {
-            HopError::from(e).context("failed to create OCI runtime console socket")
-        })
+        made().map_err(|e| HopError::from(e).context("failed to create OCI runtime console socket"))
     }
 
     /// Where the runtime connects to.
@@ -89,27 +87,27 @@ impl Console {
         names: &Names,
         owner: Owner<'_>,
     ) -> Result<(Console, Held)> {
-        let master = socket.receive().map_err(|e| {
-            HopError::from(e).context("failed to retrieve console master")
-        })?;
-        Console::copy(master, names, owner)
-            .map_err(|e| e.context("failed to start console copy"))
+        let master = socket
+            .receive()
+            .map_err(|e| HopError::from(e).context("failed to retrieve console master"))?;
+        Console::copy(master, names, owner).map_err(|e| e.context("failed to start console copy"))
     }
 
     fn copy(master: OwnedFd, names: &Names, owner: Owner<'_>) -> Result<(Console, Held)> {
         let mut held = Held::default();
-        let output = match Target::parse(&names.stdout)? {
-            Target::None => None,
-            Target::Path(path) => Some(open_both_ends(&path).map_err(|e| {
-                HopError::from(e).context(format!("opening {}", path.display()))
-            })?),
-            Target::File(path) => Some(open_file(&path)?),
-            Target::Binary(uri) => {
-                let (logger, stdout, stderr) = Logger::execute(&uri, owner)?;
-                held = Held::logging(logger.hold(stderr));
-                Some(stdout)
-            }
-        };
+        let output =
+            match Target::parse(&names.stdout)? {
+                Target::None => None,
+                Target::Path(path) => Some(open_both_ends(&path).map_err(|e| {
+                    HopError::from(e).context(format!("opening {}", path.display()))
+                })?),
+                Target::File(path) => Some(open_file(&path)?),
+                Target::Binary(uri) => {
+                    let (logger, stdout, stderr) = Logger::execute(&uri, owner)?;
+                    held = Held::logging(logger.hold(stderr));
+                    Some(stdout)
+                }
+            };
         let mut input = None;
         if !names.stdin.is_empty() {
             let (reader, writer) = open_input(Path::new(&names.stdin))?;

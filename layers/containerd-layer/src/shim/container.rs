@@ -150,9 +150,8 @@ impl Container {
         }
         let spec = exec.spec.take().ok_or_else(|| refused("cannot start a failed process"))?;
         let (runtime, id) = (&self.runtime, &self.id);
-        let made = exec.process.make(
-            owner(exec_id, namespace, &self.options),
-            |stdio, console_socket| {
+        let made =
+            exec.process.make(owner(exec_id, namespace, &self.options), |stdio, console_socket| {
                 now(runtime.handle(
                     cx,
                     oci::Exec {
@@ -164,8 +163,7 @@ impl Container {
                     },
                 ))
                 .map_err(failed("OCI runtime exec failed"))
-            },
-        );
+            });
         let pid = made.and_then(|()| {
             bundle::read_pid(&pid_file)
                 .map_err(|e| e.context("failed to retrieve OCI runtime exec pid"))
@@ -200,14 +198,9 @@ impl Container {
         let mut spec: runtime::Process = serde_json::from_slice(&document)
             .map_err(|e| HopError::invalid(format!("process of exec {}: {e}", op.exec_id)))?;
         spec.set_terminal(Some(op.terminal));
-        let names = Names {
-            stdin: op.stdin,
-            stdout: op.stdout,
-            stderr: op.stderr,
-            terminal: op.terminal,
-        };
-        self.execs
-            .insert(op.exec_id, Exec { process: Process::new(names), spec: Some(spec) });
+        let names =
+            Names { stdin: op.stdin, stdout: op.stdout, stderr: op.stderr, terminal: op.terminal };
+        self.execs.insert(op.exec_id, Exec { process: Process::new(names), spec: Some(spec) });
         Ok(())
     }
 

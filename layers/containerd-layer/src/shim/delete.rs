@@ -2,8 +2,10 @@
 
 use std::{
     ffi::OsStr,
+    fs,
     io::{self, Write},
-    path::PathBuf,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
     time::SystemTime,
 };
 
@@ -40,12 +42,24 @@ pub(super) fn delete(program: &OsStr, flags: &Flags) -> Result<()> {
     if let Err(error) = rootfs::unmount(&bundle.join("rootfs")) {
         logger::warn(format_args!("failed to cleanup rootfs mount: {error}"));
     }
+    remove_socket(&bundle);
     let response = DeleteResponse {
         pid: bundle::read_pid(&bundle.join(bundle::INIT_PID)).unwrap_or_default(),
         exit_status: 128 + Signal::SIGKILL as u32,
         exited_at: Some(SystemTime::now().into()),
     };
     Ok(io::stdout().write_all(&response.encode_to_vec())?)
+}
+
+/// Removes the socket of a shim that was killed; one that still listens has other containers.
+fn remove_socket(bundle: &Path) {
+    if let Ok(address) = fs::read_to_string(bundle.join(bundle::ADDRESS)) {
+        let socket = wire::socket::path_of(&address);
+        if UnixStream::connect(&socket).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+        {
+            let _ = fs::remove_file(socket);
+        }
+    }
 }
 
 /// The bundle that is named; otherwise the one beside the working directory that has the id.

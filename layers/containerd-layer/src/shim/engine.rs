@@ -240,7 +240,9 @@ impl State {
             Some(Any { type_url: ProcessDetails::full_name(), value: details.encode_to_vec() })
         };
         let pids = container.pids(cx)?.into_iter().filter_map(|pid| u32::try_from(pid).ok());
-        Ok(PidsResponse { processes: pids.map(|pid| ProcessInfo { pid, info: info(pid) }).collect() })
+        Ok(PidsResponse {
+            processes: pids.map(|pid| ProcessInfo { pid, info: info(pid) }).collect(),
+        })
     }
 
     /// Takes the status of every child that has ended.

@@ -86,9 +86,8 @@ pub(super) fn parse(args: impl Iterator<Item = OsString>) -> Result<Flags, FlagE
         if !["namespace", "id", "address", "publish-binary", "socket", "bundle"].contains(&name) {
             return Err(FlagError::Unknown(name.into()));
         }
-        let value = value
-            .or_else(|| args.next())
-            .ok_or_else(|| FlagError::NeedsArgument(name.into()))?;
+        let value =
+            value.or_else(|| args.next()).ok_or_else(|| FlagError::NeedsArgument(name.into()))?;
         match name {
             "namespace" => flags.namespace = value,
             "id" => flags.id = value,

@@ -26,6 +26,7 @@ pub(super) fn warn(message: Arguments<'_>) {
 
 /// One write, so that lines of several shims do not mix; a log that nobody reads is lost.
 fn line(level: &str, message: Arguments<'_>) {
-    let _ = std::io::stderr()
-        .write_all(format!("level={level} msg={:?} runtime=strata\n", message.to_string()).as_bytes());
+    let _ = std::io::stderr().write_all(
+        format!("level={level} msg={:?} runtime=strata\n", message.to_string()).as_bytes(),
+    );
 }

@@ -65,9 +65,7 @@ impl Rootfs {
         if let Err(error) = fs::create_dir(&rootfs.target)
             && error.kind() != io::ErrorKind::AlreadyExists
         {
-            return Err(
-                HopError::from(error).context(format!("mkdir {}", rootfs.target.display()))
-            );
+            return Err(HopError::from(error).context(format!("mkdir {}", rootfs.target.display())));
         }
         for component in mounts {
             mount_one(component, &rootfs.target).map_err(|e| {

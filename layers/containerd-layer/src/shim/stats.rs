@@ -301,7 +301,10 @@ mod tests {
             ("cpu.stat", "usage_usec 12\nuser_usec 7\nsystem_usec 5\n"),
             ("memory.current", "4096\n"),
             ("memory.max", "max\n"),
-            ("memory.stat", "anon 100\nfile 200\nworkingset_refault_anon 1\nworkingset_refault_file 2\n"),
+            (
+                "memory.stat",
+                "anon 100\nfile 200\nworkingset_refault_anon 1\nworkingset_refault_file 2\n",
+            ),
             ("memory.events", "low 0\noom 1\noom_kill 3\n"),
             ("io.stat", "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5\n"),
             ("cpu.pressure", "some avg10=1.50 avg60=0.00 avg300=0.00 total=9\n"),

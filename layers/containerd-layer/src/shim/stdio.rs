@@ -345,7 +345,10 @@ mod tests {
         let (program, log) = (dir.path().join("logger"), dir.path().join("log"));
         fs::write(
             &program,
-            format!("#!/bin/sh\nexec 5>&-\n{{ echo $CONTAINER_ID $@; cat <&3; }} > {}\n", log.display()),
+            format!(
+                "#!/bin/sh\nexec 5>&-\n{{ echo $CONTAINER_ID $@; cat <&3; }} > {}\n",
+                log.display()
+            ),
         )
         .unwrap();
         fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();

@@ -55,8 +55,7 @@ pub(super) fn signals(signals: &[Signal]) -> nix::Result<OwnedFd> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     // The writing end stays open for as long as the process lives.
     SIGNALS.store(std::os::fd::IntoRawFd::into_raw_fd(writer), Ordering::Relaxed);
-    let action =
-        SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
+    let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
     for &signal in signals {
         // SAFETY: the handler does nothing that is not async-signal-safe.
         unsafe { sigaction(signal, &action)? };

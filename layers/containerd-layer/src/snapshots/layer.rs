@@ -1,19 +1,13 @@
 //! A layer being unpacked: a directory without a record, so that layers can be unpacked side by
 //! side and take their places on each other in order.
 
-use super::{Snapshotter, SnapshotOptions, Usage, remove_tree};
+use super::{SnapshotOptions, Snapshotter, Usage, remove_tree};
 use crate::{
     Error, Result,
     error::At,
     metadata::{Snapshot, SnapshotKind, identifier},
 };
-use std::{
-    fs,
-    path::PathBuf,
-    process,
-    sync::atomic::Ordering,
-    time::SystemTime,
-};
+use std::{fs, path::PathBuf, process, sync::atomic::Ordering, time::SystemTime};
 
 /// A directory to unpack into. Dropped before [`Snapshotter::commit_layer`], it is removed.
 #[derive(Debug)]

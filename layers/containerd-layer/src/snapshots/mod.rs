@@ -12,7 +12,10 @@ mod tree;
 pub use layer::Layer;
 pub use mounts::Mount;
 pub use tree::Usage;
-pub(crate) use {mounts::in_user_namespace, tree::copy_xattrs};
+pub(crate) use {
+    mounts::in_user_namespace,
+    tree::{copy_xattrs, xattrs},
+};
 
 use crate::{
     Error, Result,
@@ -22,8 +25,7 @@ use crate::{
 };
 use std::{
     collections::HashSet,
-    fs,
-    io,
+    fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt, chown},
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
@@ -86,6 +88,11 @@ impl Snapshotter {
     /// containerd's name of the snapshotter.
     pub fn name(&self) -> &'static str {
         self.0.driver.name()
+    }
+
+    /// Whether a snapshot holds all of its parents' files too.
+    pub fn copies(&self) -> bool {
+        self.0.driver == Driver::Native
     }
 
     /// Removes directories without a record, and records whose directory did not survive.
@@ -248,7 +255,9 @@ impl Snapshotter {
             return Err(Error::not_found(format_args!("parent snapshot {parent} does not exist")));
         };
         if snapshot.kind != SnapshotKind::Committed {
-            return Err(Error::invalid(format_args!("parent {parent:?} is not committed snapshot")));
+            return Err(Error::invalid(format_args!(
+                "parent {parent:?} is not committed snapshot"
+            )));
         }
         Ok(Some(snapshot))
     }
@@ -374,9 +383,7 @@ impl Snapshotter {
     pub fn usage(&self, ns: &str, name: &str) -> Result<Usage> {
         let snapshot = self.stat(ns, name)?;
         match snapshot.kind {
-            SnapshotKind::Committed => {
-                Ok(Usage { size: snapshot.size, inodes: snapshot.inodes })
-            }
+            SnapshotKind::Committed => Ok(Usage { size: snapshot.size, inodes: snapshot.inodes }),
             SnapshotKind::Active | SnapshotKind::View => tree::usage(&self.upper(snapshot.id)),
         }
     }

@@ -45,7 +45,10 @@ impl Mount {
                 let short: Vec<_> = lower
                     .split(':')
                     .map(|dir| {
-                        Path::new(dir).strip_prefix(common).unwrap_or(Path::new(dir)).to_string_lossy()
+                        Path::new(dir)
+                            .strip_prefix(common)
+                            .unwrap_or(Path::new(dir))
+                            .to_string_lossy()
                     })
                     .collect();
                 format!("lowerdir={}", short.join(":"))
@@ -108,9 +111,8 @@ impl Mounting {
 
 /// Whether this process is in a user namespace other than the first.
 pub(crate) fn in_user_namespace() -> bool {
-    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
-        map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
-    })
+    fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"])
 }
 
 #[cfg(test)]

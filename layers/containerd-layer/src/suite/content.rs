@@ -126,7 +126,10 @@ async fn read(subject: &Subject, cx: &Cx, bytes: &[u8], digest: &str) -> Verdict
         }
         let end = if size == 0 { SIZE } else { (offset + size).min(SIZE) };
         if found != bytes[offset..end] {
-            return Err(format!("Read at {offset} of {size}: other bytes, {} of them", found.len()));
+            return Err(format!(
+                "Read at {offset} of {size}: other bytes, {} of them",
+                found.len()
+            ));
         }
     }
     Ok(())

@@ -9,8 +9,8 @@ use hops::{
         services::{
             events::v1::{PublishRequest, SubscribeRequest},
             images::v1::{
-                CreateImageRequest, DeleteImageRequest, GetImageRequest, Image,
-                ListImagesRequest, UpdateImageRequest,
+                CreateImageRequest, DeleteImageRequest, GetImageRequest, Image, ListImagesRequest,
+                UpdateImageRequest,
             },
             namespaces::v1::DeleteNamespaceRequest,
         },
@@ -77,7 +77,11 @@ pub(super) async fn chapter(subject: &Subject) -> Verdict {
             topics.push(event.topic);
         }
     }
-    same("topics", topics, ["create", "update", "delete"].map(|t| format!("/images/{t}")).to_vec())?;
+    same(
+        "topics",
+        topics,
+        ["create", "update", "delete"].map(|t| format!("/images/{t}")).to_vec(),
+    )?;
     let bad = PublishRequest { topic: "no slash".into(), event: Some(Default::default()) };
     subject.refused(&cx, bad, Kind::InvalidArgument).await?;
     subject.call(&cx, DeleteNamespaceRequest { name: ns }).await

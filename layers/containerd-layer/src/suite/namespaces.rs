@@ -8,8 +8,8 @@ use hops::{
         containers::v1::ListContainersRequest,
         introspection::v1::PluginsRequest,
         leases::v1::{
-            AddResourceRequest, CreateRequest, DeleteRequest, DeleteResourceRequest,
-            ListRequest, ListResourcesRequest, Resource,
+            AddResourceRequest, CreateRequest, DeleteRequest, DeleteResourceRequest, ListRequest,
+            ListResourcesRequest, Resource,
         },
         namespaces::v1::{
             CreateNamespaceRequest, DeleteNamespaceRequest, GetNamespaceRequest,
@@ -70,14 +70,13 @@ async fn namespace(subject: &Subject, cx: &Cx, ns: &str) -> Verdict {
 
 async fn leases(subject: &Subject, cx: &Cx) -> Verdict {
     let id = "lease/with a path".to_owned();
-    let create = CreateRequest { id: id.clone(), labels: HashMap::from([("k".into(), "v".into())]) };
+    let create =
+        CreateRequest { id: id.clone(), labels: HashMap::from([("k".into(), "v".into())]) };
     let lease = some("lease", subject.call(cx, create.clone()).await?.lease)?;
     same("lease's id", &lease.id, &id)?;
     subject.refused(cx, create, Kind::AlreadyExists).await?;
     let resource = Some(Resource { id: "key".into(), r#type: "snapshots/overlayfs".into() });
-    subject
-        .call(cx, AddResourceRequest { id: id.clone(), resource: resource.clone() })
-        .await?;
+    subject.call(cx, AddResourceRequest { id: id.clone(), resource: resource.clone() }).await?;
     let listed = subject.call(cx, ListResourcesRequest { id: id.clone() }).await?;
     same("resources", listed.resources.len(), 1)?;
     let strange = Some(Resource { id: "key".into(), r#type: "cats".into() });

@@ -78,11 +78,9 @@ pub(super) async fn chapter(subject: &Subject) -> Verdict {
 }
 
 async fn describe(subject: &Subject, cx: &Cx) -> Verdict {
-    for (key, parent, kind) in [
-        ("base", "", Kind::Committed),
-        ("top", "base", Kind::Active),
-        ("view", "base", Kind::View),
-    ] {
+    for (key, parent, kind) in
+        [("base", "", Kind::Committed), ("top", "base", Kind::Active), ("view", "base", Kind::View)]
+    {
         let stat = StatSnapshotRequest { snapshotter: OVERLAYFS.into(), key: key.into() };
         let info = some("info", subject.call(cx, stat).await?.info)?;
         same(format_args!("parent of {key}"), info.parent.as_str(), parent)?;

@@ -14,10 +14,9 @@ use hops::{
                 containers::v1::{CreateContainerRequest, DeleteContainerRequest},
                 namespaces::v1::DeleteNamespaceRequest,
                 tasks::v1::{
-                    CreateTaskRequest, DeleteProcessRequest, DeleteTaskRequest,
-                    ExecProcessRequest, GetRequest, KillRequest, ListPidsRequest,
-                    ListTasksRequest, MetricsRequest, PauseTaskRequest, ResumeTaskRequest,
-                    StartRequest, WaitRequest,
+                    CreateTaskRequest, DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest,
+                    GetRequest, KillRequest, ListPidsRequest, ListTasksRequest, MetricsRequest,
+                    PauseTaskRequest, ResumeTaskRequest, StartRequest, WaitRequest,
                 },
             },
             types::Mount,

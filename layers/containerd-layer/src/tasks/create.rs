@@ -147,8 +147,7 @@ impl Tasks {
             }
             Err(e) => return Err(e),
         };
-        let exit =
-            Exit { pid: deleted.pid, status: deleted.exit_status, at: deleted.exited_at };
+        let exit = Exit { pid: deleted.pid, status: deleted.exit_status, at: deleted.exited_at };
         if self.take(task).is_some() {
             self.part(cx, &task.shim, &task.id).await;
             let bundle = task.bundle.clone();

@@ -187,10 +187,7 @@ async fn run(
         .name("launch".to_owned())
         .spawn(move || drop(done.send(run_here(command, &dir, &input, with_errors))))
         .at("starting a thread for", &name)?;
-    answer
-        .await
-        .map_err(|_| Error::internal("launching panicked"))?
-        .at("executing", &name)
+    answer.await.map_err(|_| Error::internal("launching panicked"))?.at("executing", &name)
 }
 
 /// The work of [`run`], on a thread of its own. The thread goes to the directory instead of the

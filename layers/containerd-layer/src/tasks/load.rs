@@ -1,6 +1,8 @@
 //! What an earlier daemon left: its bundles name the shims, and the shims know the tasks.
 
-use super::{Bundle, Exit, Shim, Task, Tasks, launch::program_of, mourn::exit_event, shim::ShimLog};
+use super::{
+    Bundle, Exit, Shim, Task, Tasks, launch::program_of, mourn::exit_event, shim::ShimLog,
+};
 use crate::{Store, metadata};
 use hops::{
     Cx,

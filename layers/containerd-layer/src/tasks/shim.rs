@@ -1,12 +1,12 @@
 //! A connection to a shim, shared by the tasks that the shim has.
 
+use super::Bundle;
+use crate::error::At;
 use hops::{
     Cx, Handle, Result,
     rpc::RpcOp,
     trace::{Spans, Traced},
 };
-use super::Bundle;
-use crate::error::At;
 use std::{
     io::{self, Write},
     sync::Arc,

@@ -1,5 +1,6 @@
 //! A registry that can misbehave, and small images for it.
 #![allow(dead_code, reason = "each test program uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use containerd_layer::{Digest, Store};
 use std::{
@@ -123,8 +124,10 @@ async fn answer(
     }
     let body = &reply.body[..reply.cut.unwrap_or(reply.body.len())];
     stream.write_all(body).await?;
-    while reply.endless {
-        stream.write_all(body).await?;
+    if reply.endless {
+        loop {
+            stream.write_all(body).await?;
+        }
     }
     stream.flush().await
 }

@@ -213,7 +213,7 @@ impl Core {
 
     /// The sandbox's files and shared memory, as mounts.
     fn sandbox_mounts(&self, sandbox: &Sandbox, config: &ContainerConfig) -> Vec<Wanted> {
-        let files = self.config.sandbox_root(sandbox.id());
+        let files = self.config.sandbox_state(sandbox.id());
         let linux = config.linux.as_ref();
         let context = linux.and_then(|l| l.security_context.as_ref());
         let readonly = context.is_some_and(|c| c.readonly_rootfs);
@@ -235,7 +235,8 @@ impl Core {
             host_path: shm.display().to_string(),
             ..Wanted::default()
         };
-        let mut mounts: Vec<_> = ["hostname", "hosts", "resolv.conf"].into_iter().filter_map(file).collect();
+        let mut mounts: Vec<_> =
+            ["hostname", "hosts", "resolv.conf"].into_iter().filter_map(file).collect();
         mounts.push(shm);
         mounts
     }
@@ -283,9 +284,10 @@ impl Core {
             ));
         }
         let record = container.record();
-        let sandbox = self.sandboxes.get(&record.sandbox_id).map_err(|e| {
-            e.context(format_args!("sandbox {:?} not found", record.sandbox_id))
-        })?;
+        let sandbox = self
+            .sandboxes
+            .get(&record.sandbox_id)
+            .map_err(|e| e.context(format_args!("sandbox {:?} not found", record.sandbox_id)))?;
         if !sandbox.ready() {
             return Err(HopError::new(
                 Kind::FailedPrecondition,

@@ -113,7 +113,10 @@ impl Core {
     ) -> Result<ExecSyncResponse> {
         let Further { container, op, id, fifos } = *further;
         let mut process = container.process.clone().ok_or_else(|| {
-            HopError::internal(format!("the process of container {:?} is not known", container.id()))
+            HopError::internal(format!(
+                "the process of container {:?} is not known",
+                container.id()
+            ))
         })?;
         process.set_args(Some(op.cmd.clone())).set_terminal(None);
         let failed = |e: HopError| e.context("failed to exec in container");
@@ -135,12 +138,16 @@ impl Core {
         };
         let in_exec = |e: HopError| failed(e.context(format_args!("failed to create exec {id:?}")));
         self.containerd.call(cx, exec).await.map_err(in_exec)?;
-        let start = StartRequest { container_id: container.id().to_owned(), exec_id: id.to_owned() };
+        let start =
+            StartRequest { container_id: container.id().to_owned(), exec_id: id.to_owned() };
         let outcome = match self.containerd.call(cx, start).await {
             Ok(_) => self.follow(container.id(), id, op.timeout, end, gone).await,
             Err(error) => Err(error.context(format_args!("failed to start exec {id:?}"))),
         };
-        let delete = DeleteProcessRequest { container_id: container.id().to_owned(), exec_id: id.to_owned() };
+        let delete = DeleteProcessRequest {
+            container_id: container.id().to_owned(),
+            exec_id: id.to_owned(),
+        };
         // The caller's deadline must not keep the process from being cleaned up.
         let mut cleanup = cx.clone();
         cleanup.deadline = None;
@@ -201,12 +208,7 @@ impl Core {
         Err(error)
     }
 
-    async fn exec_end(
-        &self,
-        container: &str,
-        id: &str,
-        end: &mut oneshot::Receiver<Exit>,
-    ) -> Exit {
+    async fn exec_end(&self, container: &str, id: &str, end: &mut oneshot::Receiver<Exit>) -> Exit {
         loop {
             tokio::select! {
                 exit = &mut *end => return exit.unwrap_or_else(|_| Exit::unknown()),

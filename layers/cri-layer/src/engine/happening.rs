@@ -78,15 +78,20 @@ pub(crate) async fn listen(core: &Arc<Core>) {
 
 impl Core {
     async fn subscribe(&self) -> Result<Outputs<Envelope>> {
-        let mut filters: Vec<String> =
-            TOPICS.iter().map(|topic| format!("namespace=={NAMESPACE},topic==\"{topic}\"")).collect();
+        let mut filters: Vec<String> = TOPICS
+            .iter()
+            .map(|topic| format!("namespace=={NAMESPACE},topic==\"{topic}\""))
+            .collect();
         filters.push(format!("topic==\"{HELLO}\""));
         let cx = Cx::background();
         let mut opened = Box::pin(self.containerd.open(&cx, SubscribeRequest { filters }));
         loop {
             let hello = PublishRequest {
                 topic: HELLO.to_owned(),
-                event: Some(Any { type_url: "google.protobuf.Empty".to_owned(), value: Vec::new() }),
+                event: Some(Any {
+                    type_url: "google.protobuf.Empty".to_owned(),
+                    value: Vec::new(),
+                }),
             };
             tokio::select! {
                 events = &mut opened => return events,
@@ -100,7 +105,8 @@ impl Core {
     /// Asks for every task that should run: events were missed.
     async fn resync(self: &Arc<Self>) {
         let tasks = self.containers.all().into_iter().map(|c| c.task.clone());
-        let tasks: Vec<_> = tasks.chain(self.sandboxes.all().into_iter().map(|s| s.task.clone())).collect();
+        let tasks: Vec<_> =
+            tasks.chain(self.sandboxes.all().into_iter().map(|s| s.task.clone())).collect();
         for task in tasks {
             if task.life().running() {
                 self.probe(&task).await;

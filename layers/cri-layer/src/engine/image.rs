@@ -118,8 +118,10 @@ impl Core {
             let delete = DeleteImageRequest { name: name.clone(), sync, ..Default::default() };
             match self.containerd.call(cx, delete).await {
                 Err(error) if !error.is_not_found() => {
-                    return Err(error
-                        .context(format_args!("failed to delete image reference {name:?} for {:?}", image.id)));
+                    return Err(error.context(format_args!(
+                        "failed to delete image reference {name:?} for {:?}",
+                        image.id
+                    )));
                 }
                 _ => self.images.forget(name),
             }

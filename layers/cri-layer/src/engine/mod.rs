@@ -101,7 +101,9 @@ impl Engine {
 impl Core {
     /// Makes the namespace, which containerd wants to exist before anything is put in it.
     async fn enter_namespace(&self) -> Result<()> {
-        use hops::proto::containerd::services::namespaces::v1::{CreateNamespaceRequest, Namespace};
+        use hops::proto::containerd::services::namespaces::v1::{
+            CreateNamespaceRequest, Namespace,
+        };
         let namespace =
             Namespace { name: crate::config::NAMESPACE.to_owned(), labels: HashMap::new() };
         let create = CreateNamespaceRequest { namespace: Some(namespace) };

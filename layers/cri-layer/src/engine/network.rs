@@ -1,5 +1,10 @@
 //! A pod's network: a namespace with a name, and plugins that put an interface into it.
 
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
 use hops::{
     Cx, HopError, Result,
     cni::Attached,
@@ -34,26 +39,28 @@ impl Core {
     /// Makes a pod's network namespace and attaches it.
     ///
     /// # Errors
-    /// Those of the kernel and of the plugins, in containerd's words. What was made of it stays
-    /// for the caller to take back.
+    /// Those of the kernel and of the plugins, in containerd's words. Nothing stays then: a chain
+    /// that fails has undone itself.
     pub(crate) async fn attach(&self, cx: &Cx, record: &SandboxRecord) -> Result<Attached> {
         let id = &record.id;
         let network = self.network();
         let failed =
             |e: HopError| e.context(format_args!("failed to setup network for sandbox {id:?}"));
         let network = network.map_err(failed)?;
-        let path = self.config.netns(id);
-        blocking(move || {
-            netns::create(&path).map_err(|e| CniError::internal(e.to_string()))
-        })
-        .await
-        .map_err(|e| {
-            HopError::from(e)
-                .context(format_args!("failed to create network namespace for sandbox {id:?}"))
+        on_path(self.config.netns(id), netns::create).await.map_err(|e| {
+            e.context(format_args!("failed to create network namespace for sandbox {id:?}"))
         })?;
         let loopback = Network::loopback(self.cni.clone());
-        loopback.add(cx, &self.pod(record, "lo")).await.map_err(failed)?;
-        network.add(cx, &self.pod(record, INTERFACE)).await.map_err(failed)
+        let mut attached = loopback.add(cx, &self.pod(record, "lo")).await;
+        if attached.is_ok() {
+            attached = network.add(cx, &self.pod(record, INTERFACE)).await;
+        }
+        if attached.is_err()
+            && let Err(error) = on_path(self.config.netns(id), netns::remove).await
+        {
+            tracing::warn!(%error, id, "the namespace of a pod without a network stays");
+        }
+        attached.map_err(failed)
     }
 
     /// Detaches a pod and ends its network namespace. What is gone is detached.
@@ -76,9 +83,7 @@ impl Core {
             // Nobody can say any more what to undo beyond what ends with the namespace.
             Err(error) => tracing::warn!(%error, id = record.id, "a pod's network is not undone"),
         }
-        blocking(move || netns::remove(&path).map_err(|e| CniError::internal(e.to_string())))
-            .await
-            .map_err(|e| failed(e.into()))
+        on_path(path, netns::remove).await.map_err(failed)
     }
 
     fn pod(&self, record: &SandboxRecord, ifname: &str) -> Pod {
@@ -98,6 +103,12 @@ impl Core {
             capabilities: capabilities(&record.config),
         }
     }
+}
+
+/// Does to the namespace at `path` what may take a while.
+async fn on_path(path: PathBuf, work: fn(&Path) -> io::Result<()>) -> Result<()> {
+    let work = move || work(&path).map_err(|e| CniError::internal(e.to_string()));
+    Ok(blocking(work).await?)
 }
 
 /// What the pod's configuration offers to plugins that can use it.
@@ -142,9 +153,12 @@ mod tests {
 
     #[test]
     fn only_ports_of_the_host_are_mapped() {
-        let mapping = |host_port| PortMapping { host_port, container_port: 80, ..Default::default() };
-        let config =
-            PodSandboxConfig { port_mappings: vec![mapping(0), mapping(8080)], ..Default::default() };
+        let mapping =
+            |host_port| PortMapping { host_port, container_port: 80, ..Default::default() };
+        let config = PodSandboxConfig {
+            port_mappings: vec![mapping(0), mapping(8080)],
+            ..Default::default()
+        };
         let all = capabilities(&config);
         assert_eq!(
             all["portMappings"],

@@ -4,15 +4,12 @@ use std::{collections::HashMap, fs, io, path::Path, sync::Arc};
 
 use hops::{
     Cx, Result,
-    proto::{
-        Any,
-        containerd::{
-            services::{
-                containers::v1::{Container as Contained, ListContainersRequest},
-                tasks::v1::ListTasksRequest,
-            },
-            v1::types::{Process, Status},
+    proto::containerd::{
+        services::{
+            containers::v1::{Container as Contained, ListContainersRequest},
+            tasks::v1::ListTasksRequest,
         },
+        v1::types::{Process, Status},
     },
 };
 
@@ -37,12 +34,14 @@ impl Core {
     /// Those of containerd.
     pub(crate) async fn recover(self: &Arc<Self>) -> Result<()> {
         let cx = Cx::background();
-        let contained = self.containerd.call(&cx, ListContainersRequest::default()).await?.containers;
+        let contained =
+            self.containerd.call(&cx, ListContainersRequest::default()).await?.containers;
         let tasks = self.containerd.call(&cx, ListTasksRequest::default()).await?.tasks;
         let id_of = |p: &Process| {
             if p.container_id.is_empty() { p.id.clone() } else { p.container_id.clone() }
         };
-        let mut tasks: HashMap<String, Process> = tasks.into_iter().map(|p| (id_of(&p), p)).collect();
+        let mut tasks: HashMap<String, Process> =
+            tasks.into_iter().map(|p| (id_of(&p), p)).collect();
         for contained in contained {
             let process = tasks.remove(&contained.id);
             if let Some(record) = of_extensions::<SandboxRecord>(&contained.extensions) {
@@ -88,7 +87,7 @@ impl Core {
         if let Err(error) = fs::create_dir_all(&root) {
             tracing::warn!(%error, id, "a container's directory");
         }
-        let first = process_of(&contained.spec.unwrap_or_else(Any::default));
+        let first = process_of(&contained.spec.unwrap_or_default());
         let container = Container::new(record, task.clone(), first, Vec::new());
         // Also of one that is over: what it wrote last is still in the pipes.
         if process.is_some()
@@ -142,11 +141,8 @@ impl Core {
 /// How far a task has come, from what was kept and what containerd says; and its end, where
 /// containerd knows one that was not kept.
 fn life_of(progress: Progress, process: Option<&Process>) -> (Life, Option<Exit>) {
-    let mut life = Life {
-        started_at: progress.started_at,
-        exit: progress.exit.clone(),
-        ..Life::default()
-    };
+    let mut life =
+        Life { started_at: progress.started_at, exit: progress.exit.clone(), ..Life::default() };
     let Some(process) = process else {
         // There is no task: what was started is over, and nobody can say how.
         if life.exit.is_none() && life.started_at > 0 {
@@ -192,7 +188,12 @@ mod tests {
 
     #[test]
     fn what_was_kept_and_what_containerd_says_make_one_story() {
-        let process = |status: Status| Process { pid: 7, exit_status: 3, status: status.into(), ..Default::default() };
+        let process = |status: Status| Process {
+            pid: 7,
+            exit_status: 3,
+            status: status.into(),
+            ..Default::default()
+        };
         let started = || Progress { started_at: 5, exit: None };
         let (life, end) = life_of(started(), Some(&process(Status::Running)));
         assert!(life.running() && life.pid == 7 && end.is_none());

@@ -164,7 +164,6 @@ impl Core {
         self.delete_left_over(cx, &sandbox.task).await?;
         self.forget_in_containerd(cx, id).await?;
         remove_tree(&state)?;
-        remove_tree(&self.config.sandbox_root(id))?;
         if sandbox.task.life().started_at == 0 {
             self.sandboxes.remove(id);
         }

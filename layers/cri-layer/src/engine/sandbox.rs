@@ -101,7 +101,7 @@ impl Core {
         let id = random_id()?;
         let name = sandbox_name(metadata);
         self.names.reserve("sandbox", &name, &id)?;
-        let record = SandboxRecord {
+        let mut record = SandboxRecord {
             id: id.clone(),
             name: name.clone(),
             config: Proto(config),
@@ -109,7 +109,7 @@ impl Core {
             runtime_handler: handler,
             created_at: now(),
         };
-        if let Err(error) = self.run(cx, record.clone(), runtime).await {
+        if let Err(error) = self.run(cx, &mut record, runtime).await {
             // What the pod needed is taken back in the background's name: its caller's deadline
             // may have passed.
             let sandbox = match self.sandboxes.get(&id) {
@@ -133,7 +133,7 @@ impl Core {
     async fn run(
         self: &Arc<Self>,
         cx: &Cx,
-        mut record: SandboxRecord,
+        record: &mut SandboxRecord,
         runtime: String,
     ) -> Result<()> {
         let id = record.id.clone();
@@ -141,14 +141,15 @@ impl Core {
         let host = HostNamespaces::of(&record.config);
         let netns = (!host.network).then(|| self.config.netns(&id));
         if netns.is_some() {
-            record.network = Some(self.attach(cx, &record).await?);
+            record.network = Some(self.attach(cx, record).await?);
         }
-        let (files, state) = (self.config.sandbox_root(&id), self.config.sandbox_state(&id));
+        let files = self.config.sandbox_state(&id);
         write_files(&files, &record.config, &self.node)
             .map_err(|e| HopError::from(e).context("failed to setup sandbox files"))?;
-        let shm = state.join("shm");
+        let shm = files.join("shm");
         if !host.ipc {
-            mount_shm(&shm).map_err(|e| HopError::from(e).context("failed to mount sandbox shm"))?;
+            mount_shm(&shm)
+                .map_err(|e| HopError::from(e).context("failed to mount sandbox shm"))?;
         }
         let spec = spec::sandbox::spec(&Plan {
             id: &id,
@@ -167,7 +168,7 @@ impl Core {
             image: &image,
             runtime,
             spec: spec_any(&spec)?,
-            extensions: extension(&record)?,
+            extensions: extension(record)?,
             kind: SandboxRecord::KIND,
             labels: &record.config.labels,
         };

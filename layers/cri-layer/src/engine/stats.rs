@@ -16,8 +16,8 @@ use hops::{
             ContainerStatsResponse, CpuUsage, FilesystemIdentifier, FilesystemUsage,
             LinuxPodSandboxStats, ListContainerStatsRequest, ListContainerStatsResponse,
             ListPodSandboxStatsRequest, ListPodSandboxStatsResponse, MemoryUsage,
-            PodSandboxAttributes, PodSandboxStats, PodSandboxStatsRequest,
-            PodSandboxStatsResponse, ProcessUsage, SwapUsage, UInt64Value,
+            PodSandboxAttributes, PodSandboxStats, PodSandboxStatsRequest, PodSandboxStatsResponse,
+            ProcessUsage, SwapUsage, UInt64Value,
         },
     },
 };
@@ -113,8 +113,9 @@ impl Usage {
         MemoryUsage {
             timestamp: self.at,
             working_set_bytes: some(self.working_set()),
-            available_bytes: limited
-                .then(|| UInt64Value { value: self.memory_limit.saturating_sub(self.working_set()) }),
+            available_bytes: limited.then(|| UInt64Value {
+                value: self.memory_limit.saturating_sub(self.working_set()),
+            }),
             usage_bytes: some(self.memory),
             rss_bytes: some(self.rss),
             page_faults: some(self.faults),
@@ -209,9 +210,8 @@ impl Core {
             return Ok(HashMap::new());
         }
         let metrics = self.containerd.call(cx, MetricsRequest { filters }).await?.metrics;
-        let usage = |m: hops::proto::containerd::types::Metric| {
-            Some((m.id, Usage::of(&m.data?, now())))
-        };
+        let usage =
+            |m: hops::proto::containerd::types::Metric| Some((m.id, Usage::of(&m.data?, now())));
         Ok(metrics.into_iter().filter_map(usage).collect())
     }
 

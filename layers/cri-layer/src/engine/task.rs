@@ -167,8 +167,10 @@ impl Core {
             Ok(created) => created,
             Err(error) => {
                 // Of a call that was given up nobody knows how far it came.
-                if matches!(error.kind, Kind::DeadlineExceeded | Kind::Cancelled | Kind::Unavailable)
-                {
+                if matches!(
+                    error.kind,
+                    Kind::DeadlineExceeded | Kind::Cancelled | Kind::Unavailable
+                ) {
                     self.discard(cx, task).await;
                 }
                 return Err(error.context("failed to create containerd task"));
@@ -180,7 +182,9 @@ impl Core {
         let at = now();
         if let Err(error) = self.containerd.call(cx, start).await {
             self.discard(cx, task).await;
-            return Err(error.context(format_args!("failed to start containerd task {:?}", task.id)));
+            return Err(
+                error.context(format_args!("failed to start containerd task {:?}", task.id))
+            );
         }
         task.life.send_modify(|life| life.started_at = at);
         Ok(())

@@ -42,16 +42,16 @@ impl Core {
                 format!("container is in {} state", super::status::state_of(&life).as_str_name()),
             ));
         }
-        let failed = |e: HopError| {
-            e.context(format_args!("failed to update resources of container {id:?}"))
-        };
+        let failed =
+            |e: HopError| e.context(format_args!("failed to update resources of container {id:?}"));
         let mut record = (*container.record()).clone();
         let linux = record.config.0.linux.get_or_insert_default();
         merge(linux.resources.get_or_insert_default(), &wanted);
         let merged = linux.resources.clone().unwrap_or_default();
 
         let get = GetContainerRequest { id: id.clone() };
-        let kept = self.containerd.call(cx, get).await.map_err(failed)?.container.unwrap_or_default();
+        let kept =
+            self.containerd.call(cx, get).await.map_err(failed)?.container.unwrap_or_default();
         let mut spec: Spec = serde_json::from_slice(&kept.spec.unwrap_or_default().value)
             .map_err(|e| failed(HopError::internal(format!("failed to unmarshal spec: {e}"))))?;
         let mut limits = resources(&merged);

@@ -36,7 +36,8 @@ impl Accounts {
     fn parse(passwd: &str, group: &str) -> Accounts {
         let user = |line: &str| {
             let mut fields = line.split(':');
-            let (name, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+            let (name, _, uid, gid) =
+                (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
             Some((name.to_owned(), uid.parse().ok()?, gid.parse().ok()?))
         };
         let members = |line: &str| {
@@ -72,9 +73,11 @@ impl Accounts {
         let Some(group) = group else { return Ok((uid, own)) };
         let gid = match group.parse::<u32>() {
             Ok(gid) => gid,
-            Err(_) => self.groups.iter().find(|(n, ..)| n == group).map(|g| g.1).ok_or_else(|| {
-                HopError::invalid(format!("unable to find group {group}: no groups found"))
-            })?,
+            Err(_) => {
+                self.groups.iter().find(|(n, ..)| n == group).map(|g| g.1).ok_or_else(|| {
+                    HopError::invalid(format!("unable to find group {group}: no groups found"))
+                })?
+            }
         };
         Ok((uid, gid))
     }
@@ -134,8 +137,7 @@ fn layers_of(mounts: &[Mount]) -> Vec<PathBuf> {
     if mount.r#type != "overlay" {
         return vec![mount.source.clone().into()];
     }
-    let value =
-        |key: &'static str| mount.options.iter().filter_map(move |o| o.strip_prefix(key));
+    let value = |key: &'static str| mount.options.iter().filter_map(move |o| o.strip_prefix(key));
     let upper = value("upperdir=").map(PathBuf::from);
     let lower = value("lowerdir=").flat_map(|dirs| dirs.split(':')).map(PathBuf::from);
     upper.chain(lower).chain(value("lowerdir+=").map(PathBuf::from)).collect()

@@ -29,7 +29,7 @@ use hops::{
 use oci_spec::image::{Config, ImageConfiguration, ImageIndex, ImageManifest};
 use sha2::{Digest, Sha256};
 
-use crate::{neighbour::Neighbour, names::hex};
+use crate::{names::hex, neighbour::Neighbour};
 use accounts::Accounts;
 use reference::Reference;
 
@@ -112,7 +112,9 @@ impl Images {
             return self.image(cx, &target).await.map(Some);
         }
         let id = if text.contains(':') { text.to_owned() } else { format!("sha256:{text}") };
-        if !id.starts_with("sha256:") || !id["sha256:".len()..].bytes().all(|b| b.is_ascii_hexdigit()) {
+        if !id.starts_with("sha256:")
+            || !id["sha256:".len()..].bytes().all(|b| b.is_ascii_hexdigit())
+        {
             return Ok(None);
         }
         if let Some(image) = lock(&self.images).values().find(|image| image.id == id) {
@@ -140,7 +142,9 @@ impl Images {
         for (name, target) in self.list(cx).await? {
             match self.image(cx, &target).await {
                 Ok(image) => all.push((name, image)),
-                Err(error) => tracing::debug!(%error, name, "an image that cannot be read is left out"),
+                Err(error) => {
+                    tracing::debug!(%error, name, "an image that cannot be read is left out")
+                }
             }
         }
         Ok(all)
@@ -151,7 +155,7 @@ impl Images {
         let (names, images) = (lock(&self.names), lock(&self.images));
         let (mut tags, mut digests) = (Vec::new(), Vec::new());
         for (name, target) in names.iter() {
-            if !images.get(&target.digest).is_some_and(|image| image.id == id) {
+            if images.get(&target.digest).is_none_or(|image| image.id != id) {
                 continue;
             }
             let Ok(reference) = Reference::parse(name) else { continue };
@@ -214,8 +218,8 @@ impl Images {
             let digest = &target.digest;
             HopError::new(hops::Kind::DataLoss, format!("failed to read {what} of {digest}: {e}"))
         };
-        let manifest = ImageManifest::from_reader(document.as_slice())
-            .map_err(|e| damaged("manifest", e))?;
+        let manifest =
+            ImageManifest::from_reader(document.as_slice()).map_err(|e| damaged("manifest", e))?;
         let id = manifest.config().digest().to_string();
         let document = self.document(cx, &id).await?;
         let configuration = ImageConfiguration::from_reader(document.as_slice())
@@ -251,7 +255,9 @@ impl Images {
         while let Some(part) = parts.next().await {
             whole.extend_from_slice(&part?.data);
             if whole.len() as i64 > MAX_DOCUMENT {
-                return Err(HopError::invalid(format!("{digest} is larger than {MAX_DOCUMENT} bytes")));
+                return Err(HopError::invalid(format!(
+                    "{digest} is larger than {MAX_DOCUMENT} bytes"
+                )));
             }
         }
         Ok(whole)

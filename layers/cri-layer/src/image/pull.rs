@@ -9,7 +9,9 @@ use hops::{
         Any,
         containerd::{
             services::{
-                images::v1::{CreateImageRequest, GetImageRequest, Image as NamedImage, UpdateImageRequest},
+                images::v1::{
+                    CreateImageRequest, GetImageRequest, Image as NamedImage, UpdateImageRequest,
+                },
                 transfer::v1::TransferRequest,
             },
             types::{
@@ -39,7 +41,8 @@ impl Images {
     ) -> Result<Arc<Image>> {
         let reference = Reference::parse(text).map_err(HopError::invalid)?;
         let name = reference.name();
-        let failed = |e: HopError| e.context(format_args!("failed to pull and unpack image {name:?}"));
+        let failed =
+            |e: HopError| e.context(format_args!("failed to pull and unpack image {name:?}"));
         let headers = match auth {
             Some(auth) => authorization(auth).map_err(failed)?,
             None => HashMap::new(),
@@ -85,7 +88,8 @@ impl Images {
     }
 
     async fn store(&self, cx: &Cx, name: String, target: Descriptor) -> Result<()> {
-        let image = NamedImage { name, labels: labels(), target: Some(target), ..Default::default() };
+        let image =
+            NamedImage { name, labels: labels(), target: Some(target), ..Default::default() };
         let create = CreateImageRequest { image: Some(image.clone()), ..Default::default() };
         match self.containerd.call(cx, create).await {
             Err(error) if error.kind == Kind::AlreadyExists => {
@@ -114,7 +118,9 @@ fn authorization(auth: &AuthConfig) -> Result<HashMap<String, String>> {
     } else if !auth.auth.is_empty() {
         let decoded = STANDARD.decode(&auth.auth).ok();
         if !decoded.is_some_and(|text| text.contains(&b':')) {
-            return Err(HopError::invalid("invalid auth config: auth is not base64 of user:password"));
+            return Err(HopError::invalid(
+                "invalid auth config: auth is not base64 of user:password",
+            ));
         }
         format!("Basic {}", auth.auth)
     } else if !auth.identity_token.is_empty() {

@@ -139,9 +139,6 @@ mod tests {
         assert!(!bounding(&[], &["CHOWN"]).unwrap().contains(&Capability::Chown));
         assert_eq!(bounding(&["KILL"], &["ALL"]).unwrap(), [Capability::Kill].into());
         assert_eq!(bounding(&["ALL"], &[]).unwrap(), *OWN);
-        assert_eq!(
-            bounding(&["FLY"], &[]).unwrap_err().message,
-            "unknown capability \"CAP_FLY\""
-        );
+        assert_eq!(bounding(&["FLY"], &[]).unwrap_err().message, "unknown capability \"CAP_FLY\"");
     }
 }

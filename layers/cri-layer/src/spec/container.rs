@@ -62,9 +62,7 @@ pub(crate) fn spec(plan: Plan<'_>) -> Result<Spec> {
         ));
     }
     if context.privileged && !sandbox_is_privileged(plan.sandbox) {
-        return Err(HopError::invalid(
-            "no privileged container allowed in sandbox".to_owned(),
-        ));
+        return Err(HopError::invalid("no privileged container allowed in sandbox".to_owned()));
     }
 
     let sets = capabilities::of(context.capabilities.as_ref(), context.privileged)?;

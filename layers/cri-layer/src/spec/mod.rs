@@ -185,7 +185,8 @@ pub(crate) fn resources(of: &LinuxContainerResources) -> LinuxResources {
     }
     let pages = of.hugepage_limits.iter().map(|of| {
         let mut page = LinuxHugepageLimit::default();
-        page.set_page_size(of.page_size.clone()).set_limit(i64::try_from(of.limit).unwrap_or(i64::MAX));
+        page.set_page_size(of.page_size.clone())
+            .set_limit(i64::try_from(of.limit).unwrap_or(i64::MAX));
         page
     });
     let pages: Vec<_> = pages.collect();

@@ -71,17 +71,19 @@ pub(crate) fn spec(plan: &Plan<'_>) -> Result<Spec> {
     let context = linux_config.security_context.clone().unwrap_or_default();
     let host = HostNamespaces::of(plan.config);
 
-    let args: Vec<String> = image.entrypoint().iter().chain(image.cmd()).flatten().cloned().collect();
+    let args: Vec<String> =
+        image.entrypoint().iter().chain(image.cmd()).flatten().cloned().collect();
     if args.is_empty() {
-        return Err(HopError::invalid("invalid empty entrypoint and cmd in the sandbox image's config"));
+        return Err(HopError::invalid(
+            "invalid empty entrypoint and cmd in the sandbox image's config",
+        ));
     }
     let sets = capabilities::of(None, false)?;
     let bounding = sets.bounding().clone().unwrap_or_default();
     let path = [DEFAULT_PATH.to_owned()];
     let mut user = User::default();
-    let groups = std::iter::once(plan.user.1).chain(
-        context.supplemental_groups.iter().filter_map(|gid| u32::try_from(*gid).ok()),
-    );
+    let groups = std::iter::once(plan.user.1)
+        .chain(context.supplemental_groups.iter().filter_map(|gid| u32::try_from(*gid).ok()));
     user.set_uid(plan.user.0).set_gid(plan.user.1).set_additional_gids(Some(groups.collect()));
     let mut process = Process::default();
     process

@@ -5,7 +5,10 @@
 
 use std::path::Path;
 
-use hops::{HopError, Result, proto::runtime::v1::{SecurityProfile, security_profile::ProfileType}};
+use hops::{
+    HopError, Result,
+    proto::runtime::v1::{SecurityProfile, security_profile::ProfileType},
+};
 use oci_spec::runtime::{
     Arch, Capabilities, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg,
     LinuxSeccompArgBuilder, LinuxSeccompOperator, LinuxSyscall,
@@ -71,7 +74,10 @@ const WITH: &[(Capability, &str)] = &[
     (Capability::SysChroot, "chroot"),
     (Capability::SysModule, "delete_module init_module finit_module"),
     (Capability::SysPacct, "acct"),
-    (Capability::SysPtrace, "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace"),
+    (
+        Capability::SysPtrace,
+        "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace",
+    ),
     (Capability::SysRawio, "iopl ioperm"),
     (Capability::SysTime, "settimeofday stime clock_settime clock_settime64"),
     (Capability::SysTtyConfig, "vhangup"),
@@ -119,10 +125,13 @@ pub(crate) fn filter(
 fn local(path: &Path) -> Result<LinuxSeccomp> {
     let shown = path.display();
     if !path.is_absolute() {
-        return Err(HopError::invalid(format!("seccomp profile {shown:?} is not an absolute path")));
+        return Err(HopError::invalid(format!(
+            "seccomp profile {shown:?} is not an absolute path"
+        )));
     }
-    let text = std::fs::read(path)
-        .map_err(|e| HopError::from(e).context(format_args!("cannot load seccomp profile {shown:?}")))?;
+    let text = std::fs::read(path).map_err(|e| {
+        HopError::from(e).context(format_args!("cannot load seccomp profile {shown:?}"))
+    })?;
     serde_json::from_slice(&text)
         .map_err(|e| HopError::invalid(format!("decoding seccomp profile {shown:?} failed: {e}")))
 }

@@ -72,10 +72,12 @@ impl Mounted {
                     other => data.push(other),
                 }
             }
-            let kind = if flags.contains(MsFlags::MS_BIND) { None } else { Some(m.r#type.as_str()) };
+            let kind =
+                if flags.contains(MsFlags::MS_BIND) { None } else { Some(m.r#type.as_str()) };
             let data = data.join(",");
-            mount(Some(m.source.as_str()), &mounted.0, kind, flags, Some(data.as_str()))
-                .map_err(|e| HopError::from(io::Error::from(e)).context("failed to mount snapshot"))?;
+            mount(Some(m.source.as_str()), &mounted.0, kind, flags, Some(data.as_str())).map_err(
+                |e| HopError::from(io::Error::from(e)).context("failed to mount snapshot"),
+            )?;
         }
         Ok(mounted)
     }

@@ -34,7 +34,8 @@ pub(super) async fn chapter(on: &Subject) -> Verdict {
     )?;
 
     let mut missing = on.script("image", "true");
-    missing.image = Some(ImageSpec { image: "127.0.0.1:1/no/such:image".into(), ..Default::default() });
+    missing.image =
+        Some(ImageSpec { image: "127.0.0.1:1/no/such:image".into(), ..Default::default() });
     on.refused(create_request(&sandbox, &pod, missing)).await?;
     let mut nameless = on.script("image", "true");
     nameless.metadata = None;

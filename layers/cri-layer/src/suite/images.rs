@@ -24,7 +24,8 @@ pub(super) async fn chapter(on: &Subject) -> Verdict {
     let missing = on.call(status("127.0.0.1:1/no/such:image")).await?.image;
     same("an image that is not there", missing, None)?;
 
-    let filter = |image: &str| ListImagesRequest { filter: Some(ImageFilter { image: spec(image) }) };
+    let filter =
+        |image: &str| ListImagesRequest { filter: Some(ImageFilter { image: spec(image) }) };
     let all = on.call(ListImagesRequest { filter: None }).await?.images;
     holds("the list of all images has it", all.iter().any(|i| i.id == image.id))?;
     // containerd 1.6 answers all whatever the filter says.

@@ -1,6 +1,7 @@
 //! A containerd 1.6 of a test's own, with two images made from the machine's busybox.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::{
     fs,
@@ -16,19 +17,19 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 /// The image of the pause process.
-pub const PAUSE: &str = "strata.test/pause:1";
+pub(crate) const PAUSE: &str = "strata.test/pause:1";
 /// The image of containers.
-pub const BUSYBOX: &str = "strata.test/busybox:1";
+pub(crate) const BUSYBOX: &str = "strata.test/busybox:1";
 
 /// A running containerd; it ends, and its directory goes, when this is dropped.
-pub struct Peer {
-    pub dir: TempDir,
+pub(crate) struct Peer {
+    pub(crate) dir: TempDir,
     containerd: Child,
 }
 
 impl Peer {
     /// Starts one; `None`, having said why, where it cannot be.
-    pub fn start() -> Option<Peer> {
+    pub(crate) fn start() -> Option<Peer> {
         let skip = |reason: &str| {
             println!("SKIP: {reason}");
             None
@@ -73,16 +74,16 @@ impl Peer {
         Some(peer)
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.path("containerd.sock")
     }
 
     /// An engine's configuration on this containerd.
-    pub fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         Config {
             root: self.path("cri-root"),
             state: self.path("cri-state"),
@@ -94,7 +95,7 @@ impl Peer {
     }
 
     /// An engine in this process.
-    pub async fn engine(&self) -> Engine {
+    pub(crate) async fn engine(&self) -> Engine {
         let containerd = Arc::new(wire::grpc::Client::new(self.socket()));
         let plugins = Arc::new(wire::cni::Client { path: vec!["/usr/lib/cni".into()] });
         Engine::open(self.config(), containerd, plugins).await.unwrap()
@@ -120,7 +121,7 @@ impl Peer {
     }
 
     /// What of this test is mounted.
-    pub fn mounts(&self) -> Vec<String> {
+    pub(crate) fn mounts(&self) -> Vec<String> {
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let here = self.dir.path().display().to_string();
         table.lines().filter(|line| line.contains(&here)).map(str::to_owned).collect()
@@ -218,7 +219,7 @@ impl Tar {
 }
 
 /// The names in a directory; none where it is not there.
-pub fn names_in(dir: &Path) -> Vec<String> {
+pub(crate) fn names_in(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }

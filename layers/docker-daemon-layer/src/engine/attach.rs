@@ -7,7 +7,7 @@ use hops::{
     Cx, HandleStream, HopError, Inputs, Outputs, Result,
     docker::{ContainerAttach, ContainerLogs, Flag, LogsQuery, Request},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::Engine;
 use crate::{
@@ -151,20 +151,19 @@ pub(super) fn until_detached(
             }
         }
         if stdin.close {
-            close(&to).await;
+            let _ = to.send(Input::End).await;
+        } else {
+            // A client that sends nothing more, to a process that waits for others, is done.
+            let _ = detached.send(());
         }
     });
     let end = async move {
-        // An input that ended without the keys does not detach.
+        // Only a word detaches; the sender may be dropped without one.
         if detach.await.is_err() {
             std::future::pending::<()>().await;
         }
     };
     Box::pin(live.take_until(Box::pin(end)))
-}
-
-async fn close(to: &mpsc::Sender<Input>) {
-    let _ = to.send(Input::End).await;
 }
 
 /// Looks for the detaching keys in what a client types.

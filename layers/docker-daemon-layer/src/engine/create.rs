@@ -22,7 +22,9 @@ use crate::{
     image::Image,
     names,
     record::{Record, RootMount},
-    spec, stdio::log::Keeping, time,
+    spec,
+    stdio::log::Keeping,
+    time,
 };
 
 /// What keeps a snapshot that nothing refers to from containerd's garbage collection.
@@ -45,13 +47,8 @@ impl Handle<Request<ContainerCreate>> for Engine {
         check(&mut host, &config, &mut warnings)?;
         let image = self.images.find(cx, &asked).await?;
         inherit(&mut config, image.config());
-        let args: Vec<String> = config
-            .entrypoint
-            .iter()
-            .chain(&config.cmd)
-            .flatten()
-            .cloned()
-            .collect();
+        let args: Vec<String> =
+            config.entrypoint.iter().chain(&config.cmd).flatten().cloned().collect();
         if args.first().is_none_or(String::is_empty) {
             return Err(HopError::invalid("No command specified"));
         }
@@ -156,10 +153,9 @@ impl Engine {
             labels: HashMap::from([(GC_ROOT.to_owned(), time::rfc3339(record.created))]),
         };
         let named = self.named(cx);
-        let prepared = self.containerd.handle(&named, prepare).await.map_err(|error| {
+        let prepared = self.containerd.handle(&named, prepare).await.inspect_err(|_| {
             // The image went away behind the cached name.
             self.images.forget(None);
-            error
         })?;
         record.rootfs = prepared.mounts.iter().map(RootMount::from).collect();
         let dir = self.dir(&id);
@@ -317,7 +313,11 @@ fn split(body: ContainerCreateBody) -> (ContainerConfig, HostConfig) {
 }
 
 /// Checks what does not depend on the image.
-fn check(host: &mut HostConfig, config: &ContainerConfig, warnings: &mut Vec<String>) -> Result<()> {
+fn check(
+    host: &mut HostConfig,
+    config: &ContainerConfig,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
     spec::check(host)?;
     spec::Security::parse(host.security_opt.as_ref())?;
     spec::capabilities::of(host.cap_add.as_ref(), host.cap_drop.as_ref(), false)?;
@@ -361,9 +361,7 @@ fn check(host: &mut HostConfig, config: &ContainerConfig, warnings: &mut Vec<Str
         Some(_) => return Err(HopError::invalid("invalid userns mode")),
     }
     if host.init == Some(true) {
-        return Err(HopError::invalid(
-            "exec: \"docker-init\": executable file not found in $PATH",
-        ));
+        return Err(HopError::invalid("exec: \"docker-init\": executable file not found in $PATH"));
     }
     match host.runtime.as_deref() {
         None | Some("" | "runc") => {}
@@ -471,7 +469,10 @@ mod tests {
         let mut plain = ContainerConfig { env: Some(vec!["A=9".into()]), ..Default::default() };
         inherit(&mut plain, &image);
         assert_eq!(plain.env.unwrap(), ["A=9", "B=2"]);
-        assert_eq!((plain.cmd.unwrap(), plain.entrypoint.unwrap()), (strings(&["c"]), strings(&["e"])));
+        assert_eq!(
+            (plain.cmd.unwrap(), plain.entrypoint.unwrap()),
+            (strings(&["c"]), strings(&["e"]))
+        );
         let mut own = ContainerConfig { entrypoint: Some(strings(&["x"])), ..Default::default() };
         inherit(&mut own, &image);
         assert_eq!((own.cmd, own.entrypoint.unwrap()), (None, strings(&["x"])));

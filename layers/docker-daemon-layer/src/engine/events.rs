@@ -125,10 +125,25 @@ impl HandleStream<Request<EventsVerb>> for Engine {
         call: Request<EventsVerb>,
         _input: Inputs<Bytes>,
     ) -> Result<Outputs<Json<Event>>> {
-        let filters = Filters::parse(call.query.filters.as_deref(), &[
-            "config", "container", "daemon", "event", "image", "label", "network", "node",
-            "plugin", "scope", "secret", "service", "type", "volume",
-        ])?;
+        let filters = Filters::parse(
+            call.query.filters.as_deref(),
+            &[
+                "config",
+                "container",
+                "daemon",
+                "event",
+                "image",
+                "label",
+                "network",
+                "node",
+                "plugin",
+                "scope",
+                "secret",
+                "service",
+                "type",
+                "volume",
+            ],
+        )?;
         let point = |text: &Option<String>| -> Result<Option<i64>> {
             match text.as_deref() {
                 None | Some("") => Ok(None),

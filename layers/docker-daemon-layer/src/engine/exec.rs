@@ -86,9 +86,9 @@ impl Engine {
     /// The ids of a container's execs that have not ended.
     pub(super) fn execs_of(&self, container: &str) -> Vec<String> {
         let execs = lock(&self.execs);
-        let of = execs.values().filter(|e| {
-            e.container.id == container && e.state.borrow().exit_code.is_none()
-        });
+        let of = execs
+            .values()
+            .filter(|e| e.container.id == container && e.state.borrow().exit_code.is_none());
         of.map(|e| e.id.clone()).collect()
     }
 
@@ -225,22 +225,22 @@ impl Engine {
         };
         self.containerd.handle(cx, request).await?;
         *lock(&exec.pump) = Some(tokio::spawn(pump(ends, None, exec.hub.clone())));
-        if let (Some(path), Some(input)) = (paths.stdin.clone(), exec.hub.take_input()) {
-            let engine = self.clone();
-            let (container_id, exec_id) = (container.id.clone(), exec.id.clone());
-            let close = move || -> futures_util::future::BoxFuture<'static, ()> {
-                Box::pin(async move {
-                    let request = CloseIoRequest { container_id, exec_id, stdin: true };
-                    let _ = engine.containerd.handle(&engine.background(), request).await;
-                })
-            };
-            tokio::spawn(feed(path, input, close));
-        }
         exec.state.send_modify(|s| s.runs = true);
         let start = StartRequest { container_id: container.id.clone(), exec_id: exec.id.clone() };
         match self.containerd.handle(cx, start).await {
             Ok(reply) => {
                 exec.state.send_modify(|s| s.pid = i64::from(reply.pid));
+                if let (Some(path), Some(input)) = (paths.stdin.clone(), exec.hub.take_input()) {
+                    let engine = self.clone();
+                    let (container_id, exec_id) = (container.id.clone(), exec.id.clone());
+                    let close = move || -> futures_util::future::BoxFuture<'static, ()> {
+                        Box::pin(async move {
+                            let request = CloseIoRequest { container_id, exec_id, stdin: true };
+                            let _ = engine.containerd.handle(&engine.background(), request).await;
+                        })
+                    };
+                    tokio::spawn(feed(path, input, close));
+                }
                 Ok(())
             }
             Err(error) => {
@@ -338,7 +338,7 @@ impl HandleStream<Request<ExecStart>> for Engine {
         }
         self.tell(&exec.container, &format!("exec_start: {line}"), &[started]);
         if on(exec.config.attach_stdin) {
-            let stdin = Stdin { keys, close: true };
+            let stdin = Stdin { keys, close: !exec.tty() };
             return Ok(until_detached(&exec.hub, live, input, stdin));
         }
         Ok(live)
@@ -347,7 +347,11 @@ impl HandleStream<Request<ExecStart>> for Engine {
 
 #[async_trait]
 impl Handle<Request<ExecInspect>> for Engine {
-    async fn handle(&self, _cx: &Cx, call: Request<ExecInspect>) -> Result<Json<ExecInspectResponse>> {
+    async fn handle(
+        &self,
+        _cx: &Cx,
+        call: Request<ExecInspect>,
+    ) -> Result<Json<ExecInspectResponse>> {
         let exec = self.exec(&call.id)?;
         let state = exec.state.borrow().clone();
         let config = &exec.config;

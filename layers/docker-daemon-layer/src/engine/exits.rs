@@ -11,7 +11,8 @@ use hops::{
         services::{
             events::v1::SubscribeRequest,
             images::v1::{ImageCreate, ImageDelete, ImageUpdate},
-            tasks::v1::DeleteTaskRequest},
+            tasks::v1::DeleteTaskRequest,
+        },
         types::Envelope,
     },
 };
@@ -69,8 +70,9 @@ impl Engine {
 
     async fn subscribe(&self) -> Result<Outputs<Envelope>> {
         let namespace = &self.config.namespace;
-        let filters = ["/tasks/exit", "/tasks/oom", "/images/create", "/images/update", "/images/delete"]
-            .map(|topic| format!("namespace=={namespace},topic==\"{topic}\""));
+        let filters =
+            ["/tasks/exit", "/tasks/oom", "/images/create", "/images/update", "/images/delete"]
+                .map(|topic| format!("namespace=={namespace},topic==\"{topic}\""));
         let request = SubscribeRequest { filters: filters.into() };
         self.containerd.stream(&self.background(), request, hops::op::no_input()).await
     }
@@ -84,9 +86,9 @@ impl Engine {
         match envelope.topic.as_str() {
             "/tasks/exit" => {
                 let Ok(exit) = TaskExit::decode(bytes) else { return };
-                let at = exit.exited_at.map_or_else(time::now, |t| {
-                    t.seconds * 1_000_000_000 + i64::from(t.nanos)
-                });
+                let at = exit
+                    .exited_at
+                    .map_or_else(time::now, |t| t.seconds * 1_000_000_000 + i64::from(t.nanos));
                 let end = End { code: exit.exit_status, at };
                 let engine = self.clone();
                 tokio::spawn(async move {
@@ -160,7 +162,11 @@ impl Engine {
             life.exit_code = i64::from(code);
         });
         drop(turn);
-        if auto_remove && let Err(error) = self.remove(&cx, container, true, true).await {
+        // Somebody else may be at it already.
+        if auto_remove
+            && let Err(error) = self.remove(&cx, container, true, true).await
+            && error.kind != Kind::FailedPrecondition
+        {
             tracing::warn!(container = container.id, %error, "removing it at its end");
         }
         if let Some(delay) = restart {

@@ -127,9 +127,8 @@ impl Handle<Request<ImageList>> for Engine {
                 images.entry(image.id.clone()).or_insert_with(|| (image.clone(), Known::default()));
             entry.1.add(&stored.name, &image.target);
         }
-        let created = |image: &Image| {
-            image.document["created"].as_str().and_then(time::parse).unwrap_or(0)
-        };
+        let created =
+            |image: &Image| image.document["created"].as_str().and_then(time::parse).unwrap_or(0);
         let mut bounds = [None, None];
         for (at, key) in ["before", "since"].into_iter().enumerate() {
             if let Some(name) = filters.values(key).first() {
@@ -244,9 +243,10 @@ impl Handle<Request<ImageTag>> for Engine {
         let new = new.tagged();
         let image = self.images.find(cx, &call.id).await?;
         let stored = self.images.list(cx).await?;
-        let from = stored.iter().find(|(_, i)| i.target == image.target).ok_or_else(|| {
-            HopError::not_found(format!("No such image: {}", call.id))
-        })?;
+        let from = stored
+            .iter()
+            .find(|(_, i)| i.target == image.target)
+            .ok_or_else(|| HopError::not_found(format!("No such image: {}", call.id)))?;
         self.images.tag(cx, &from.0.name, &new.full()).await?;
         self.image_event("tag", &image, &new.familiar());
         Ok(())
@@ -272,12 +272,8 @@ impl Handle<Request<ImageRemove>> for Engine {
             .collect();
         let named = Reference::parse(&call.id).ok().map(|r| r.tagged().full());
         let named = named.filter(|name| all.contains(name));
-        let users: Vec<_> = self
-            .all()
-            .iter()
-            .map(|c| c.record())
-            .filter(|r| r.image_id == image.id)
-            .collect();
+        let users: Vec<_> =
+            self.all().iter().map(|c| c.record()).filter(|r| r.image_id == image.id).collect();
         let running = users.iter().find(|r| r.state.phase.runs());
         let shown = names::short(image.id.trim_start_matches("sha256:")).to_owned();
         let doomed = match named {
@@ -307,7 +303,10 @@ impl Handle<Request<ImageRemove>> for Engine {
                 } else if force {
                     None
                 } else if repositories.len() > 1 {
-                    Some("(must be forced) - image is referenced in multiple repositories".to_owned())
+                    Some(
+                        "(must be forced) - image is referenced in multiple repositories"
+                            .to_owned(),
+                    )
                 } else {
                     users.first().map(|user| {
                         format!(
@@ -326,8 +325,11 @@ impl Handle<Request<ImageRemove>> for Engine {
         let last = doomed.len() == all.len();
         for name in doomed {
             // The blobs go with the last name, before the answer.
-            let delete =
-                DeleteImageRequest { name: name.clone(), sync: last, ..DeleteImageRequest::default() };
+            let delete = DeleteImageRequest {
+                name: name.clone(),
+                sync: last,
+                ..DeleteImageRequest::default()
+            };
             self.containerd.handle(&self.named(cx), delete).await?;
             self.images.forget(Some(&name));
             let familiar = Reference::parse(&name).map(|r| r.familiar()).unwrap_or(name);
@@ -361,7 +363,10 @@ fn credentials(header: Option<&str>) -> Result<Option<String>> {
 }
 
 fn base64(text: &str) -> Option<Vec<u8>> {
-    use ::base64::{Engine as _, alphabet, engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig}};
+    use ::base64::{
+        Engine as _, alphabet,
+        engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+    };
     let config =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     GeneralPurpose::new(&alphabet::URL_SAFE, config).decode(text).ok()
@@ -391,8 +396,7 @@ fn pull_failure(error: HopError, reference: &Reference) -> HopError {
             "docker.io" => reference.familiar(),
             _ => reference.full(),
         };
-        let mut missing =
-            error.context(format!("manifest for {full} not found: manifest unknown"));
+        let mut missing = error.context(format!("manifest for {full} not found: manifest unknown"));
         missing.kind = Kind::NotFound;
         return missing;
     }
@@ -438,7 +442,8 @@ impl HandleStream<Request<ImageCreate>> for Engine {
             }
         }
         let full = reference.full();
-        let before = self.images.find(cx, &reference.familiar()).await.ok().map(|i| i.target.clone());
+        let before =
+            self.images.find(cx, &reference.familiar()).await.ok().map(|i| i.target.clone());
         let (sender, receiver) = mpsc::channel(16);
         let (engine, cx) = (self.clone(), cx.clone());
         let label = reference.digest.clone().or(reference.tag.clone()).unwrap_or_default();
@@ -458,7 +463,8 @@ impl HandleStream<Request<ImageCreate>> for Engine {
             match image {
                 Ok(image) => {
                     engine.image_event("pull", &image, &reference.familiar());
-                    let status = |words: String| Progress { status: Some(words), ..Progress::default() };
+                    let status =
+                        |words: String| Progress { status: Some(words), ..Progress::default() };
                     let what = if before.as_ref() == Some(&image.target) {
                         "Image is up to date for"
                     } else {
@@ -513,17 +519,24 @@ impl HandleStream<Request<ImageLoad>> for Engine {
                 return;
             }
             let (found, ids) = std::mem::take(&mut *super::lock(&names)).found();
-            for name in found {
-                let shown = Reference::parse(&name).map(|r| r.tagged().familiar()).unwrap_or(name);
+            // An archive may name an image in both of its forms.
+            let familiar = |name: String| {
+                Reference::parse(&name).map(|r| r.tagged().familiar()).unwrap_or(name)
+            };
+            let found: std::collections::BTreeSet<String> =
+                found.into_iter().map(familiar).collect();
+            for shown in found {
                 if let Ok(image) = engine.images.find(&cx, &shown).await {
                     engine.image_event("load", &image, &image.id);
                 }
                 let words = Some(format!("Loaded image: {shown}\n"));
-                let _ = sender.send(Ok(Json(Progress { stream: words, ..Progress::default() }))).await;
+                let _ =
+                    sender.send(Ok(Json(Progress { stream: words, ..Progress::default() }))).await;
             }
             for id in ids {
                 let words = Some(format!("Loaded image ID: sha256:{id}\n"));
-                let _ = sender.send(Ok(Json(Progress { stream: words, ..Progress::default() }))).await;
+                let _ =
+                    sender.send(Ok(Json(Progress { stream: words, ..Progress::default() }))).await;
             }
         });
         Ok(Box::pin(ReceiverStream::new(receiver)))

@@ -86,10 +86,8 @@ impl Engine {
 
     /// What a container has written, and its whole root filesystem, in bytes.
     pub(super) async fn container_size(&self, cx: &Cx, record: &Record) -> (i64, i64) {
-        let request = UsageRequest {
-            snapshotter: self.config.snapshotter.clone(),
-            key: record.id.clone(),
-        };
+        let request =
+            UsageRequest { snapshotter: self.config.snapshotter.clone(), key: record.id.clone() };
         let usage = self.containerd.handle(&self.named(cx), request).await;
         let own = usage.map_or(0, |u| u.size);
         let image = match self.images.find(cx, &record.image_id).await {

@@ -20,8 +20,22 @@ use crate::{
 };
 
 const FILTERS: [&str; 16] = [
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label",
-    "name", "network", "publish", "since", "status", "volume", "label!",
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
+    "label!",
 ];
 
 /// The words of `docker ps` under STATUS.
@@ -96,9 +110,10 @@ impl Engine {
         }
         let mut exited = Vec::new();
         for code in filters.values("exited") {
-            exited.push(code.parse::<i64>().map_err(|_| {
-                HopError::invalid(format!("Invalid filter 'exited={code}'"))
-            })?);
+            exited.push(
+                code.parse::<i64>()
+                    .map_err(|_| HopError::invalid(format!("Invalid filter 'exited={code}'")))?,
+            );
         }
         let mut ancestors = Vec::new();
         for name in filters.values("ancestor") {
@@ -128,9 +143,10 @@ impl Engine {
                 && filters.any("is-task", |v| !matches!(v, "true" | "1"))
         };
         let all = self.all();
-        Ok(all.iter().filter_map(|c: &std::sync::Arc<Container>| {
-            c.look(|r| fits(r).then(|| r.clone()))
-        }).collect())
+        Ok(all
+            .iter()
+            .filter_map(|c: &std::sync::Arc<Container>| c.look(|r| fits(r).then(|| r.clone())))
+            .collect())
     }
 }
 
@@ -154,7 +170,12 @@ fn ports(record: &Record) -> Vec<PortSummary> {
         for port in record.config.exposed_ports.iter().flatten() {
             if let Some((private_port, typ)) = split(port).filter(|_| !published.contains_key(port))
             {
-                list.push(PortSummary { ip: None, private_port, public_port: None, typ: Some(typ) });
+                list.push(PortSummary {
+                    ip: None,
+                    private_port,
+                    public_port: None,
+                    typ: Some(typ),
+                });
             }
         }
     }

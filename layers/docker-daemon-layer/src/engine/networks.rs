@@ -138,8 +138,6 @@ impl Handle<Request<NetworkInspect>> for Engine {
         let found = list
             .into_iter()
             .find(|n| n.name.as_deref().is_some_and(|name| self.networks.is(&call.id, name)));
-        found
-            .map(Json)
-            .ok_or_else(|| HopError::not_found(format!("network {} not found", call.id)))
+        found.map(Json).ok_or_else(|| HopError::not_found(format!("network {} not found", call.id)))
     }
 }

@@ -37,9 +37,7 @@ impl Engine {
     ) -> Result<()> {
         let id = &container.id;
         if container.going.swap(true, Ordering::SeqCst) {
-            return Err(conflict(format!(
-                "removal of container {id} is already in progress"
-            )));
+            return Err(conflict(format!("removal of container {id} is already in progress")));
         }
         let removed = self.remove_now(cx, container, force, volumes).await;
         if removed.is_err() {
@@ -60,8 +58,10 @@ impl Engine {
         if phase.runs() {
             if !force {
                 let hint = match phase {
-                    Phase::Paused => "Unpause and then stop the container before attempting \
-                                      removal or force remove",
+                    Phase::Paused => {
+                        "Unpause and then stop the container before attempting \
+                                      removal or force remove"
+                    }
                     _ => "Stop the container before attempting removal or force remove",
                 };
                 return Err(conflict(format!(
@@ -71,9 +71,9 @@ impl Engine {
             }
             container.note(|r| r.stopped_by_hand = true);
             self.tell(container, "kill", &[("signal", "9".to_owned())]);
-            self.kill_hard(cx, container)
-                .await
-                .map_err(|e| e.context(format!("Could not kill running container {id}, cannot remove")))?;
+            self.kill_hard(cx, container).await.map_err(|e| {
+                e.context(format!("Could not kill running container {id}, cannot remove"))
+            })?;
         }
         let _turn = container.turn.lock().await;
         if container.phase().runs() {
@@ -88,7 +88,9 @@ impl Engine {
                 r.state.phase = Phase::Dead;
                 r.state.error = error.message.clone();
             });
-            return Err(error.context(format!("container {id}: driver failed to remove root filesystem")));
+            return Err(
+                error.context(format!("container {id}: driver failed to remove root filesystem"))
+            );
         }
         if volumes {
             self.remove_volumes(&container.look(|r| r.anonymous_volumes.clone()));

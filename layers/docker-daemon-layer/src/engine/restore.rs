@@ -47,7 +47,8 @@ impl Engine {
         for container in self.all() {
             let removing = matches!(container.phase(), Phase::Removing)
                 || (!container.phase().runs()
-                    && container.look(|r| r.host.auto_remove == Some(true) && r.state.started != 0));
+                    && container
+                        .look(|r| r.host.auto_remove == Some(true) && r.state.started != 0));
             if removing {
                 let _ = self.remove(&self.background(), &container, true, true).await;
             } else if self.is_to_run(&container) {
@@ -89,9 +90,9 @@ impl Engine {
                     self.take_up(&container, task);
                 }
                 _ => {
-                    let at = task.and_then(|t| t.exited_at).map_or_else(time::now, |t| {
-                        t.seconds * 1_000_000_000 + i64::from(t.nanos)
-                    });
+                    let at = task
+                        .and_then(|t| t.exited_at)
+                        .map_or_else(time::now, |t| t.seconds * 1_000_000_000 + i64::from(t.nanos));
                     let code = task.map_or(LOST, |t| t.exit_status);
                     self.ended_with(&container, task.map(|t| t.pid), End { code, at }).await;
                 }
@@ -113,8 +114,11 @@ impl Engine {
             return;
         }
         let paths = self.streams(container);
-        if let Err(error) = paths.make().map_err(Into::into).and_then(|()| self.carry(container, &paths)) {
+        let ends = paths.make().and_then(|()| paths.open());
+        let carried = ends.map_err(Into::into).and_then(|ends| self.carry(container, ends));
+        if let Err(error) = carried {
             tracing::warn!(container = container.id, %error, "its streams");
         }
+        self.feed(container, &paths);
     }
 }

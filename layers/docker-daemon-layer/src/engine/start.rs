@@ -30,7 +30,7 @@ use crate::{
     spec::{self, Surroundings, rootfs},
     stdio::{
         log::{Keeping, Writer},
-        pump::{Paths, feed, pump},
+        pump::{Ends, Paths, feed, pump},
     },
     time,
 };
@@ -49,9 +49,7 @@ impl Handle<Request<ContainerStart>> for Engine {
             }
             Phase::Running => return Ok(Changed(false)),
             Phase::Removing | Phase::Dead => {
-                return Err(conflict(
-                    "container is marked for removal and cannot be started",
-                ));
+                return Err(conflict("container is marked for removal and cannot be started"));
             }
             _ => {}
         }
@@ -134,17 +132,20 @@ impl Engine {
         let mounts: Vec<_> = record.rootfs.iter().map(Into::into).collect();
         let layers = rootfs::layers(&mounts);
         make_bind_sources(&record)?;
-        let spec = spec::build(&record, &Surroundings {
-            files: &joined.files,
-            netns: joined.netns,
-            ipcns: joined.ipcns,
-            pidns: joined.pidns,
-            shm: joined.shm,
-            cgroup_parent: &self.config.cgroup_parent,
-            unified: self.unified,
-            layers: &layers,
-            hostname: &joined.hostname,
-        })?;
+        let spec = spec::build(
+            &record,
+            &Surroundings {
+                files: &joined.files,
+                netns: joined.netns,
+                ipcns: joined.ipcns,
+                pidns: joined.pidns,
+                shm: joined.shm,
+                cgroup_parent: &self.config.cgroup_parent,
+                unified: self.unified,
+                layers: &layers,
+                hostname: &joined.hostname,
+            },
+        )?;
         if record.in_containerd {
             // A new specification: the container's surroundings are others than the last time.
             let delete = DeleteContainerRequest { id: container.id.clone() };
@@ -170,7 +171,7 @@ impl Engine {
         let paths = self.streams(container);
         paths.remove();
         paths.make()?;
-        self.carry(container, &paths)?;
+        let ends = paths.open()?;
         let task = CreateTaskRequest {
             container_id: container.id.clone(),
             rootfs: mounts,
@@ -181,14 +182,22 @@ impl Engine {
             ..CreateTaskRequest::default()
         };
         let pid = self.containerd.handle(cx, task).await?.pid;
+        // From here on the streams are the process's own: what the runtime wrote into them when
+        // it failed is in its error.
+        let carried = self.carry(container, ends);
         // Known before the start: an exit that comes at once is this process's.
         container.note(|r| r.state.pid = i64::from(pid));
         let start = StartRequest { container_id: container.id.clone(), ..Default::default() };
-        if let Err(error) = self.containerd.handle(cx, start).await {
+        let started = match carried {
+            Ok(()) => self.containerd.handle(cx, start).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = started {
             let delete = DeleteTaskRequest { container_id: container.id.clone() };
             let _ = self.containerd.handle(cx, delete).await;
             return Err(error);
         }
+        self.feed(container, &paths);
         Ok(pid)
     }
 
@@ -198,16 +207,21 @@ impl Engine {
         Paths::of(&self.io_dir(), &container.id, stdin, tty)
     }
 
-    /// Starts to empty and to feed the fifos.
+    /// Starts to empty the fifos.
     ///
     /// # Errors
-    /// Those of opening the fifos and the log.
-    pub(super) fn carry(&self, container: &Arc<Container>, paths: &Paths) -> Result<()> {
+    /// Those of opening the log.
+    pub(super) fn carry(&self, container: &Arc<Container>, ends: Ends) -> Result<()> {
         let keeping = container.look(|r| Keeping::of(r.host.log_config.as_ref()))?;
         let log = Writer::open(&container.log_path(), keeping, container.log.clone())?;
-        let ends = paths.open()?;
         let task = tokio::spawn(pump(ends, Some(log), container.hub.clone()));
         *lock(&container.pump) = Some(task);
+        Ok(())
+    }
+
+    /// Starts to feed the process's input, which has to have been opened by its other side: what
+    /// is written into a fifo that nobody holds is lost.
+    pub(super) fn feed(&self, container: &Arc<Container>, paths: &Paths) {
         if let (Some(path), Some(input)) = (paths.stdin.clone(), container.hub.take_input()) {
             let (engine, id) = (self.clone(), container.id.clone());
             let close = move || -> futures_util::future::BoxFuture<'static, ()> {
@@ -219,7 +233,6 @@ impl Engine {
             };
             tokio::spawn(feed(path, input, close));
         }
-        Ok(())
     }
 
     /// Makes or finds the namespaces that the container is to stand in, and its files.
@@ -238,8 +251,7 @@ impl Engine {
             let other = self.running(other, "network")?;
             joined.netns = Some(proc_ns(&other, "net"));
             joined.files = other.dir.clone();
-            joined.hostname =
-                other.look(|r| r.config.hostname.clone()).unwrap_or(joined.hostname);
+            joined.hostname = other.look(|r| r.config.hostname.clone()).unwrap_or(joined.hostname);
             container.set(|r| r.network_of = Some(other.id.clone()));
         } else if !["host", "none"].contains(&mode.as_str()) {
             endpoint = Some(self.connect(cx, container, record, &mode).await?);
@@ -340,9 +352,7 @@ impl Engine {
     async fn disconnect(&self, cx: &Cx, container: &Container, endpoint: &Endpoint) {
         if let (Some(cni), Some(bridge)) = (&self.cni, &self.config.bridge) {
             let record = container.record();
-            if let Err(error) =
-                network::bridge::detach(cni, cx, bridge, &record, endpoint).await
-            {
+            if let Err(error) = network::bridge::detach(cni, cx, bridge, &record, endpoint).await {
                 tracing::warn!(container = container.id, %error, "network");
             }
         }

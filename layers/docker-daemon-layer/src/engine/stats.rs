@@ -15,10 +15,7 @@ use hops::{
             ContainerStatsResponse, ContainerStorageStats, ContainerThrottlingData,
         },
     },
-    proto::{
-        Any, cgroups,
-        containerd::services::tasks::v1::MetricsRequest,
-    },
+    proto::{Any, cgroups, containerd::services::tasks::v1::MetricsRequest},
 };
 use prost::Message;
 
@@ -252,8 +249,7 @@ impl Engine {
         if !container.phase().runs() {
             return Ok(document);
         }
-        let request =
-            MetricsRequest { filters: vec![format!("id=={}", container.id)] };
+        let request = MetricsRequest { filters: vec![format!("id=={}", container.id)] };
         let metrics = self.containerd.handle(&self.background(), request).await?.metrics;
         let Some(data) = metrics.into_iter().find(|m| m.id == container.id).and_then(|m| m.data)
         else {
@@ -346,13 +342,15 @@ mod tests {
             pids: Some(cgroups::v1::PidsStat { current: 3, limit: 0 }),
             ..Default::default()
         };
-        decode(&data("io.containerd.cgroups.v1.Metrics", one.encode_to_vec()), &mut document).unwrap();
+        decode(&data("io.containerd.cgroups.v1.Metrics", one.encode_to_vec()), &mut document)
+            .unwrap();
         assert_eq!(document.pids_stats.clone().unwrap().current, Some(3));
         let two = cgroups::v2::Metrics {
             memory: Some(cgroups::v2::MemoryStat { usage: 7, ..Default::default() }),
             ..Default::default()
         };
-        decode(&data("x/io.containerd.cgroups.v2.Metrics", two.encode_to_vec()), &mut document).unwrap();
+        decode(&data("x/io.containerd.cgroups.v2.Metrics", two.encode_to_vec()), &mut document)
+            .unwrap();
         assert_eq!(document.memory_stats.clone().unwrap().usage, Some(7));
         assert!(decode(&data("other", vec![]), &mut document).is_err());
     }

@@ -8,8 +8,8 @@ use hops::{
     docker::{
         API_VERSION, Info, Json, MIN_API_VERSION, Ping, Request, Text, Version,
         models::{
-            Commit, IndexInfo, PluginsInfo, RegistryServiceConfig, Runtime, SwarmInfo,
-            LocalNodeState, SystemInfo, SystemInfoCgroupDriverEnum as CgroupDriver,
+            Commit, IndexInfo, LocalNodeState, PluginsInfo, RegistryServiceConfig, Runtime,
+            SwarmInfo, SystemInfo, SystemInfoCgroupDriverEnum as CgroupDriver,
             SystemInfoCgroupVersionEnum as CgroupVersion, SystemVersion, SystemVersionComponents,
             SystemVersionPlatform,
         },
@@ -131,9 +131,8 @@ impl Handle<Request<Version>> for Engine {
 impl Handle<Request<Info>> for Engine {
     async fn handle(&self, cx: &Cx, _call: Request<Info>) -> Result<Json<SystemInfo>> {
         let phases: Vec<Phase> = self.all().iter().map(|c| c.phase()).collect();
-        let count = |fits: fn(Phase) -> bool| {
-            Some(phases.iter().filter(|p| fits(**p)).count() as i64)
-        };
+        let count =
+            |fits: fn(Phase) -> bool| Some(phases.iter().filter(|p| fits(**p)).count() as i64);
         let images: std::collections::HashSet<String> =
             self.images.list(cx).await?.into_iter().map(|(_, image)| image.id.clone()).collect();
         let containerd = self.containerd_version(cx).await;

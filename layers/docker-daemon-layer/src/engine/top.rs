@@ -79,9 +79,10 @@ async fn ps(arguments: &str, pids: &HashSet<u32>) -> Result<(Vec<String>, Vec<Ve
     let mut lines = text.lines();
     let titles: Vec<String> =
         lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
-    let at = titles.iter().position(|t| t == "PID").ok_or_else(|| {
-        HopError::internal("Couldn't find PID field in ps output")
-    })?;
+    let at = titles
+        .iter()
+        .position(|t| t == "PID")
+        .ok_or_else(|| HopError::internal("Couldn't find PID field in ps output"))?;
     let rows = lines.filter_map(|line| {
         let mut words = line.split_whitespace();
         let mut row: Vec<String> =

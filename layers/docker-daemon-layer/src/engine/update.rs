@@ -82,8 +82,7 @@ impl Handle<Request<ContainerUpdate>> for Engine {
         }
         let new = merged(&container.look(|r| r.host.clone()), call.body.0)?;
         if phase.runs() {
-            let mut resources =
-                spec::resources_of(&new, new.privileged == Some(true))?;
+            let mut resources = spec::resources_of(&new, new.privileged == Some(true))?;
             // Devices are not changed by an update.
             if let Some(map) = resources.as_object_mut() {
                 map.remove("devices");
@@ -163,10 +162,22 @@ mod tests {
 
     #[test]
     fn an_update_keeps_what_it_does_not_name() {
-        let host = HostConfig { memory: Some(64 << 20), memory_swap: Some(128 << 20), cpu_quota: Some(5000), ..HostConfig::default() };
-        let body = ContainerUpdateBody { nano_cpus: Some(500_000_000), memory: Some(0), ..Default::default() };
+        let host = HostConfig {
+            memory: Some(64 << 20),
+            memory_swap: Some(128 << 20),
+            cpu_quota: Some(5000),
+            ..HostConfig::default()
+        };
+        let body = ContainerUpdateBody {
+            nano_cpus: Some(500_000_000),
+            memory: Some(0),
+            ..Default::default()
+        };
         let new = merged(&host, body).unwrap();
-        assert_eq!((new.memory, new.cpu_quota, new.nano_cpus), (Some(64 << 20), None, Some(500_000_000)));
+        assert_eq!(
+            (new.memory, new.cpu_quota, new.nano_cpus),
+            (Some(64 << 20), None, Some(500_000_000))
+        );
         let more = ContainerUpdateBody { memory: Some(256 << 20), ..Default::default() };
         assert!(merged(&host, more).unwrap_err().message.starts_with("Memory limit should be"));
     }

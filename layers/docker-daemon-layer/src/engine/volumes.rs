@@ -50,8 +50,9 @@ impl Engine {
             let nocopy = point.mode.as_deref().is_some_and(|m| m.split(',').any(|o| o == "nocopy"));
             if !nocopy && names_in(&data).is_empty() {
                 let destination = point.destination.clone().unwrap_or_default();
-                copy_up(record, &self.config.exec_root, &destination, &data)
-                    .map_err(|e| HopError::from(e).context(format!("copying into volume {name}")))?;
+                copy_up(record, &self.config.exec_root, &destination, &data).map_err(|e| {
+                    HopError::from(e).context(format!("copying into volume {name}"))
+                })?;
             }
             let point = &mut record.mounts[at];
             point.source = Some(data.to_string_lossy().into_owned());
@@ -175,7 +176,11 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
 
 #[async_trait]
 impl Handle<Request<VolumeList>> for Engine {
-    async fn handle(&self, _cx: &Cx, call: Request<VolumeList>) -> Result<Json<VolumeListResponse>> {
+    async fn handle(
+        &self,
+        _cx: &Cx,
+        call: Request<VolumeList>,
+    ) -> Result<Json<VolumeListResponse>> {
         let known = ["dangling", "driver", "label", "name"];
         let filters = Filters::parse(call.query.filters.as_deref(), &known)?;
         let used: Vec<String> = self
@@ -235,7 +240,10 @@ impl Handle<Request<VolumeCreate>> for Engine {
             fs::create_dir_all(dir.join("_data"))?;
             let labels: HashMap<String, String> = body.labels.unwrap_or_default();
             if !labels.is_empty() {
-                fs::write(dir.join("labels.json"), serde_json::to_vec(&labels).unwrap_or_default())?;
+                fs::write(
+                    dir.join("labels.json"),
+                    serde_json::to_vec(&labels).unwrap_or_default(),
+                )?;
             }
         }
         self.volume(&name).map(Json)

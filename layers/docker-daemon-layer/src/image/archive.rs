@@ -83,8 +83,12 @@ impl Names {
             return;
         }
         for image in document.as_array().into_iter().flatten() {
-            let tags: Vec<&str> =
-                image["RepoTags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let tags: Vec<&str> = image["RepoTags"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect();
             if tags.is_empty() {
                 let config = image["Config"].as_str().unwrap_or_default();
                 let id = config.rsplit('/').next().unwrap_or(config).trim_end_matches(".json");
@@ -123,7 +127,10 @@ mod tests {
             let mut names = Names::default();
             archive.chunks(step).for_each(|chunk| names.feed(chunk));
             let (found, ids) = names.found();
-            assert_eq!((found.first().unwrap().as_str(), ids.first().unwrap().as_str()), ("b:1", "cc"));
+            assert_eq!(
+                (found.first().unwrap().as_str(), ids.first().unwrap().as_str()),
+                ("b:1", "cc")
+            );
         }
     }
 }

@@ -177,8 +177,7 @@ impl Images {
         }
         let mut sizes = Vec::new();
         for (at, key) in image.chain.iter().enumerate() {
-            let request =
-                UsageRequest { snapshotter: self.snapshotter.clone(), key: key.clone() };
+            let request = UsageRequest { snapshotter: self.snapshotter.clone(), key: key.clone() };
             let usage = self.containerd.handle(&self.named(cx), request).await;
             sizes.push(match usage {
                 Ok(usage) => usage.size,
@@ -244,7 +243,9 @@ impl Images {
                         && Reference::parse(&stored.name).ok().map(|r| r.familiar_name())
                             == reference.as_ref().ok().map(Reference::familiar_name)
                 });
-                let by_id = digest.is_none() && is_hex && image.id.trim_start_matches("sha256:").starts_with(hex);
+                let by_id = digest.is_none()
+                    && is_hex
+                    && image.id.trim_start_matches("sha256:").starts_with(hex);
                 if by_digest || by_id {
                     if found.as_ref().is_some_and(|f| f.id != image.id) {
                         return Err(HopError::not_found(format!("No such image: {text}")));
@@ -307,10 +308,8 @@ mod tests {
     #[test]
     fn chain_ids_are_the_specifications() {
         let ids = chain_ids(&["sha256:aa".to_owned(), "sha256:bb".to_owned()]);
-        let expected: String = Sha256::digest(b"sha256:aa sha256:bb")
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
+        let expected: String =
+            Sha256::digest(b"sha256:aa sha256:bb").iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(ids, ["sha256:aa".to_owned(), format!("sha256:{expected}")]);
     }
 }

@@ -184,11 +184,7 @@ impl Images {
             ..ImageStore::default()
         });
         let to = any(&ImageExportStream { stream: channel.id, ..ImageExportStream::default() });
-        let request = TransferRequest {
-            source: Some(from),
-            destination: Some(to),
-            options: None,
-        };
+        let request = TransferRequest { source: Some(from), destination: Some(to), options: None };
         let (containerd, cx) = (self.containerd.clone(), self.named(cx));
         let transfer = tokio::spawn(async move { containerd.handle(&cx, request).await });
         let state = (channel.output, channel.input, Some(transfer), 0);
@@ -233,7 +229,8 @@ async fn send(mut archive: Inputs<Bytes>, input: mpsc::Sender<Any>, mut output: 
             while window <= 0 {
                 match output.next().await {
                     Some(Ok(packed)) => {
-                        window += unpack::<WindowUpdate>(&packed).map_or(0, |w| i64::from(w.update));
+                        window +=
+                            unpack::<WindowUpdate>(&packed).map_or(0, |w| i64::from(w.update));
                     }
                     _ => return,
                 }

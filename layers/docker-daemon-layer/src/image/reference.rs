@@ -130,7 +130,9 @@ fn is_domain(text: &str) -> bool {
     let (host, port) = text.rsplit_once(':').unwrap_or((text, "0"));
     !host.is_empty()
         && port.bytes().all(|b| b.is_ascii_digit())
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']'))
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']'))
 }
 
 /// Lower-case words, joined by one dot, one or two underscores, or dashes.
@@ -165,10 +167,17 @@ mod tests {
             ("me/x:1", "docker.io/me/x:1", "me/x:1"),
             ("127.0.0.1:5000/a/b", "127.0.0.1:5000/a/b:latest", "127.0.0.1:5000/a/b:latest"),
             ("localhost/x", "localhost/x:latest", "localhost/x:latest"),
-            ("index.docker.io/library/a_b__c-d", "docker.io/library/a_b__c-d:latest", "a_b__c-d:latest"),
+            (
+                "index.docker.io/library/a_b__c-d",
+                "docker.io/library/a_b__c-d:latest",
+                "a_b__c-d:latest",
+            ),
         ] {
             let reference = Reference::parse(given).unwrap().tagged();
-            assert_eq!((reference.full().as_str(), reference.familiar().as_str()), (full, familiar));
+            assert_eq!(
+                (reference.full().as_str(), reference.familiar().as_str()),
+                (full, familiar)
+            );
         }
         let digest = format!("sha256:{}", "a".repeat(64));
         let by_digest = Reference::parse(&format!("busybox:1@{digest}")).unwrap().tagged();

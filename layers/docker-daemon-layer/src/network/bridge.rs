@@ -2,7 +2,7 @@
 //! `loopback`, and `portmap` for published ports.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     path::Path,
     sync::Arc,
@@ -15,12 +15,12 @@ use hops::{
 };
 use serde_json::{Value, json};
 
-use wire::cni::netns;
 use crate::{
     config::Bridge,
     names,
     record::{Endpoint, Record},
 };
+use wire::cni::netns;
 
 const VERSION: &str = "1.0.0";
 const INTERFACE: &str = "eth0";
@@ -95,10 +95,8 @@ pub(crate) async fn attach(
         }
         Err(error) => {
             let _ = detach(cni, cx, bridge, record, &endpoint).await;
-            Err(error.context(format!(
-                "failed to create endpoint {} on network bridge",
-                record.name
-            )))
+            Err(error
+                .context(format!("failed to create endpoint {} on network bridge", record.name)))
         }
     }
 }
@@ -188,9 +186,9 @@ fn published(record: &Record) -> Result<HashMap<String, Vec<(String, u16)>>> {
     if record.host.publish_all_ports == Some(true) {
         for port in record.config.exposed_ports.iter().flatten() {
             let port = normal(port)?;
-            if !ports.contains_key(&port) {
-                let host = take(&port, "", 0)?;
-                ports.insert(port, vec![(String::new(), host)]);
+            if let Entry::Vacant(vacant) = ports.entry(port) {
+                let host = take(vacant.key(), "", 0)?;
+                vacant.insert(vec![(String::new(), host)]);
             }
         }
     }

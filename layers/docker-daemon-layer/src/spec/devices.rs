@@ -98,10 +98,14 @@ pub(super) fn rules(host: &HostConfig, privileged: bool) -> Result<Vec<Value>> {
     let mut list = vec![json!({"allow": false, "access": "rwm"})];
     // null, zero, full, random, urandom, tty, console.
     for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1)] {
-        list.push(json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"}));
+        list.push(
+            json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"}),
+        );
     }
     let nodes = nodes(host, false)?;
-    for (node, access) in nodes.iter().zip(mappings(host).map(|(_, _, a)| a).chain(std::iter::repeat("rwm"))) {
+    for (node, access) in
+        nodes.iter().zip(mappings(host).map(|(_, _, a)| a).chain(std::iter::repeat("rwm")))
+    {
         list.push(json!({"allow": true, "type": node["type"], "major": node["major"],
             "minor": node["minor"], "access": access}));
     }
@@ -125,7 +129,9 @@ fn parse_rule(text: &str) -> Result<Value> {
     if !["a", "b", "c"].contains(&kind) || !access.bytes().all(|b| b"rwm".contains(&b)) {
         return Err(invalid());
     }
-    Ok(json!({"allow": true, "type": kind, "major": number(major)?, "minor": number(minor)?, "access": access}))
+    Ok(
+        json!({"allow": true, "type": kind, "major": number(major)?, "minor": number(minor)?, "access": access}),
+    )
 }
 
 #[cfg(test)]

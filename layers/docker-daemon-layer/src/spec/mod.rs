@@ -98,7 +98,11 @@ impl Security {
                 // Labels and profiles of security modules: a host without the module has nothing
                 // to apply them to, and dockerd ignores them there as well.
                 "apparmor" | "label" => {}
-                _ => return Err(HopError::invalid(format!("invalid --security-opt 2: \"{option}\""))),
+                _ => {
+                    return Err(HopError::invalid(format!(
+                        "invalid --security-opt 2: \"{option}\""
+                    )));
+                }
             }
         }
         Ok(security)
@@ -111,9 +115,8 @@ pub(crate) fn environment(record: &Record, hostname: &str) -> Vec<String> {
     let has = |key: &str| own.iter().any(|e| e.split('=').next() == Some(key));
     let mut environment = Vec::new();
     if !has("PATH") {
-        environment.push(
-            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
-        );
+        environment
+            .push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
     }
     if !has("HOSTNAME") {
         environment.push(format!("HOSTNAME={hostname}"));
@@ -134,8 +137,7 @@ pub(crate) fn build(record: &Record, around: &Surroundings<'_>) -> Result<Value>
     let host = &record.host;
     let privileged = host.privileged == Some(true);
     let security = Security::parse(host.security_opt.as_ref())?;
-    let capabilities =
-        capabilities::of(host.cap_add.as_ref(), host.cap_drop.as_ref(), privileged)?;
+    let capabilities = capabilities::of(host.cap_add.as_ref(), host.cap_drop.as_ref(), privileged)?;
     let identity = user::resolve(
         record.config.user.as_deref().unwrap_or(""),
         host.group_add.as_deref().unwrap_or_default(),

@@ -16,7 +16,11 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value
 }
 
 /// `config.json`'s mounts, in the order in which they are to be made.
-pub(super) fn of(record: &Record, around: &Surroundings<'_>, privileged: bool) -> Result<Vec<Value>> {
+pub(super) fn of(
+    record: &Record,
+    around: &Surroundings<'_>,
+    privileged: bool,
+) -> Result<Vec<Value>> {
     let rw = if privileged { "rw" } else { "ro" };
     let mut list = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),

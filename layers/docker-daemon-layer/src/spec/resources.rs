@@ -1,6 +1,9 @@
 //! Limits: what is allowed to be asked for, and how config.json says it.
 
-use hops::{HopError, Result, docker::models::{HostConfig, ResourcesUlimits}};
+use hops::{
+    HopError, Result,
+    docker::models::{HostConfig, ResourcesUlimits},
+};
 use serde_json::{Map, Value, json};
 
 use super::devices;
@@ -21,9 +24,7 @@ pub(crate) fn check(host: &mut HostConfig) -> Result<()> {
         return refuse("Minimum memory limit allowed is 6MB");
     }
     if memory > 0 && swap > 0 && swap < memory {
-        return refuse(
-            "Minimum memoryswap limit should be larger than memory limit, see usage",
-        );
+        return refuse("Minimum memoryswap limit should be larger than memory limit, see usage");
     }
     if memory == 0 && swap > 0 {
         return refuse(
@@ -53,7 +54,9 @@ pub(crate) fn check(host: &mut HostConfig) -> Result<()> {
     }
     let period = host.cpu_period.unwrap_or(0);
     if period != 0 && !(1000..=1_000_000).contains(&period) {
-        return refuse("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)");
+        return refuse(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+        );
     }
     let quota = host.cpu_quota.unwrap_or(0);
     if quota > 0 && quota < 1000 {

@@ -83,7 +83,8 @@ fn lookup(dirs: &Merged, name: &str) -> Found {
         let step = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match kind(&stat) {
             SFlag::S_IFDIR => {
-                let Ok(fd) = openat(dir, name, step | OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())
+                let Ok(fd) =
+                    openat(dir, name, step | OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())
                 else {
                     continue;
                 };
@@ -116,8 +117,7 @@ fn is_opaque(fd: &OwnedFd) -> bool {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let mut value = [0u8; 1];
     ["trusted.overlay.opaque", "user.overlay.opaque"].iter().any(|name| {
-        rustix::fs::getxattr(&path, *name, &mut value[..]).is_ok_and(|n| n == 1)
-            && value[0] == b'y'
+        rustix::fs::getxattr(&path, *name, &mut value[..]).is_ok_and(|n| n == 1) && value[0] == b'y'
     })
 }
 

@@ -26,8 +26,7 @@ struct Group<'a> {
 fn passwd(text: &str) -> impl Iterator<Item = Passwd<'_>> {
     text.lines().filter_map(|line| {
         let mut fields = line.trim().split(':');
-        let (name, _, uid, gid) =
-            (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        let (name, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
         Some(Passwd { name, uid: uid.parse().ok()?, gid: gid.parse().ok()? })
     })
 }
@@ -74,9 +73,7 @@ pub(crate) fn resolve(
         groups(group_text).find(|g| g.name == name).map(|g| g.gid).or_else(|| number(name))
     };
     let unknown = |name: &str| {
-        HopError::invalid(format!(
-            "unable to find group {name}: no matching entries in group file"
-        ))
+        HopError::invalid(format!("unable to find group {name}: no matching entries in group file"))
     };
     if group.is_empty() {
         if let Some(entry) = &entry {
@@ -124,7 +121,10 @@ mod tests {
     #[test]
     fn what_is_not_there_is_named() {
         let missing = resolve("nobody", &[], PASSWD, GROUP).unwrap_err();
-        assert_eq!(missing.message, "unable to find user nobody: no matching entries in passwd file");
+        assert_eq!(
+            missing.message,
+            "unable to find user nobody: no matching entries in passwd file"
+        );
         assert!(resolve("web:x", &[], PASSWD, GROUP).unwrap_err().message.contains("group x"));
         assert!(resolve("99999999999", &[], PASSWD, GROUP).is_err());
     }

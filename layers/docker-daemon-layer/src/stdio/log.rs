@@ -159,7 +159,11 @@ impl Writer {
         let buffer = &mut self.buffer;
         let splitter = self.splitters.entry(stream.name()).or_default();
         let entry = |piece: &[u8]| encode(buffer, stream, piece, &now);
-        if data.is_empty() { splitter.end(entry) } else { splitter.feed(data, entry) }
+        if data.is_empty() {
+            splitter.end(entry)
+        } else {
+            splitter.feed(data, entry)
+        }
         self.flush()
     }
 
@@ -216,7 +220,9 @@ mod tests {
             writer.write(Stream::Stdout, format!("line {n}\n").as_bytes()).unwrap();
         }
         let text = |n| fs::read_to_string(nth(&path, n)).unwrap();
-        assert!(text(0).contains("line 8") && text(1).contains("line 7") || text(0).contains("line 7"));
+        assert!(
+            text(0).contains("line 8") && text(1).contains("line 7") || text(0).contains("line 7")
+        );
         assert!(!nth(&path, 2).exists());
     }
 

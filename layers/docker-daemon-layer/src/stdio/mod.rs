@@ -4,8 +4,8 @@ pub(crate) mod frame;
 pub(crate) mod hub;
 pub(crate) mod line;
 pub(crate) mod log;
-pub(crate) mod read;
 pub(crate) mod pump;
+pub(crate) mod read;
 
 /// Which of the two output streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -166,12 +166,8 @@ impl Rule {
     /// The line of devices.allow and devices.deny (kernel documentation, cgroup-v1/devices).
     fn line(&self) -> String {
         let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
-        let mut line = format!(
-            "{} {}:{} ",
-            self.kind.unwrap_or('a'),
-            number(self.major),
-            number(self.minor)
-        );
+        let mut line =
+            format!("{} {}:{} ", self.kind.unwrap_or('a'), number(self.major), number(self.minor));
         for (bit, letter) in [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')] {
             if self.access & bit != 0 {
                 line.push(letter);
@@ -191,8 +187,7 @@ pub(super) fn write_v1(dir: &Path, policy: &Policy) -> Result<()> {
     }
     let open = |name: &str| {
         let path = dir.join(name);
-        file::open(&c_path(&path)?, libc::O_WRONLY)
-            .context(|| format!("open {}", path.display()))
+        file::open(&c_path(&path)?, libc::O_WRONLY).context(|| format!("open {}", path.display()))
     };
     let mut files = [None, None];
     for rule in policy.rules.iter().filter(|r| r.access != 0) {

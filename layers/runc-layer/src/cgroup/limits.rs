@@ -10,10 +10,7 @@ use crate::{
 };
 
 fn refuse(field: &str, reason: impl Into<String>) -> Error {
-    Error::Spec {
-        field: format!("config.json: linux.resources.{field}"),
-        reason: reason.into(),
-    }
+    Error::Spec { field: format!("config.json: linux.resources.{field}"), reason: reason.into() }
 }
 
 /// Writes what `resources` sets.
@@ -42,8 +39,7 @@ pub(super) fn set(cgroup: &Cgroup, resources: &Resources) -> Result<()> {
         set_nonempty(dir, "cpuset.mems", &r.cpu.mems)
     })?;
     part("memory", r.memory != Memory::default(), &|dir| memory_v1(dir, &r.memory))?;
-    let only_cpuset =
-        Cpu { cpus: r.cpu.cpus.clone(), mems: r.cpu.mems.clone(), ..Cpu::default() };
+    let only_cpuset = Cpu { cpus: r.cpu.cpus.clone(), mems: r.cpu.mems.clone(), ..Cpu::default() };
     part("cpu", r.cpu != only_cpuset, &|dir| cpu_v1(dir, &r.cpu))?;
     let pids = r.pids.limit.filter(|limit| *limit != 0);
     part("pids", pids.is_some(), &|dir| write(dir, "pids.max", &or_max(pids.unwrap_or(-1))))?;
@@ -62,10 +58,9 @@ pub(super) fn set(cgroup: &Cgroup, resources: &Resources) -> Result<()> {
         write(dir, "net_cls.classid", &r.network.class_id.unwrap_or(0).to_string())
     })?;
     part("net_prio", !r.network.priorities.is_empty(), &|dir| {
-        r.network
-            .priorities
-            .iter()
-            .try_for_each(|p| write(dir, "net_prio.ifpriomap", &format!("{} {}", p.name, p.priority)))
+        r.network.priorities.iter().try_for_each(|p| {
+            write(dir, "net_prio.ifpriomap", &format!("{} {}", p.name, p.priority))
+        })
     })?;
     part("rdma", !r.rdma.is_empty(), &|dir| rdma(dir, r))
 }

@@ -294,10 +294,7 @@ mod tests {
     #[test]
     fn on_v2_a_relative_path_is_a_sibling_of_ones_own_cgroup() {
         let v2 = Hierarchies::V2 { mount: "/sys/fs/cgroup".into(), own: "/a/shell".into() };
-        assert_eq!(
-            Cgroup::locate(&v2, "", "box").paths[""],
-            Path::new("/sys/fs/cgroup/a/box")
-        );
+        assert_eq!(Cgroup::locate(&v2, "", "box").paths[""], Path::new("/sys/fs/cgroup/a/box"));
     }
 
     #[test]

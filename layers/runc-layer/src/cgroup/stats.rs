@@ -26,7 +26,8 @@ impl Cgroup {
             .unwrap_or_default();
         let memory = self.directory("memory");
         let counters = |prefix: &str| {
-            let value = |name: &str| memory.map_or(0, |d| number(d, &format!("memory.{prefix}{name}")));
+            let value =
+                |name: &str| memory.map_or(0, |d| number(d, &format!("memory.{prefix}{name}")));
             json!({
                 "limit": value("limit_in_bytes"),
                 "usage": value("usage_in_bytes"),

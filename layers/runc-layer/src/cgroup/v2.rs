@@ -2,7 +2,11 @@
 
 use std::{os::fd::AsFd, path::Path};
 
-use super::{devices::Policy, limits::{or_max, rdma, throttles}, make_directories, open, read, write};
+use super::{
+    devices::Policy,
+    limits::{or_max, rdma, throttles},
+    make_directories, open, read, write,
+};
 use crate::{
     Error, Result,
     error::Context,

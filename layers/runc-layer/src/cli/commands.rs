@@ -138,9 +138,31 @@ pub(super) fn exec(invocation: &Invocation<'_>) -> Outcome {
     let (process, tty) = exec_process(o).map_err(failed)?;
     let (preserve_fds, env) = preserved(o)?;
     let process = match process {
-        ExecProcess::Like { args, tty, user, additional_gids, cwd, env: own, capabilities, no_new_privileges, apparmor, selinux_label } => {
+        ExecProcess::Like {
+            args,
+            tty,
+            user,
+            additional_gids,
+            cwd,
+            env: own,
+            capabilities,
+            no_new_privileges,
+            apparmor,
+            selinux_label,
+        } => {
             let env = own.into_iter().chain(env).collect();
-            ExecProcess::Like { args, tty, user, additional_gids, cwd, env, capabilities, no_new_privileges, apparmor, selinux_label }
+            ExecProcess::Like {
+                args,
+                tty,
+                user,
+                additional_gids,
+                cwd,
+                env,
+                capabilities,
+                no_new_privileges,
+                apparmor,
+                selinux_label,
+            }
         }
         json => json,
     };

@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Invocation, Outcome, options::{Option_, flag, value}};
+use super::{
+    Invocation, Outcome,
+    options::{Option_, flag, value},
+};
 
 /// The options that set one number or text: flag, section of the resources object, key, kind.
 const FIELDS: [(&str, &str, &str, Kind); 15] = [
@@ -65,9 +68,9 @@ pub(super) fn update(invocation: &Invocation<'_>) -> Outcome {
             std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes)?;
             bytes
         }
-        Some(path) => std::fs::read(path).map_err(|e| {
-            format!("open {path}: {}", crate::Errno::from(e))
-        })?,
+        Some(path) => {
+            std::fs::read(path).map_err(|e| format!("open {path}: {}", crate::Errno::from(e)))?
+        }
         None => {
             let mut sections: Map<String, Value> = Map::new();
             for (name, section, key, kind) in FIELDS {
@@ -111,7 +114,9 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, n) in [("100", 100), ("1k", 1024), ("512m", 512 << 20), ("2GB", 2 << 30), ("-1", -1)] {
+        for (text, n) in
+            [("100", 100), ("1k", 1024), ("512m", 512 << 20), ("2GB", 2 << 30), ("-1", -1)]
+        {
             assert_eq!(bytes(text), Some(n), "{text}");
         }
         assert_eq!(bytes("many"), None);

@@ -5,8 +5,8 @@ mod commands;
 mod limits;
 mod log;
 mod options;
-mod signals;
 mod show;
+mod signals;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -216,7 +216,9 @@ fn dispatch(args: &[OsString], log: &mut Log) -> Outcome {
     if given < least || given > most {
         let wanted = match (least, most) {
             (l, m) if l == m => format!("exactly {l} argument(s)"),
-            (l, m) if given > m => format!("a maximum of {m} argument(s), not {given} (at least {l})"),
+            (l, m) if given > m => {
+                format!("a maximum of {m} argument(s), not {given} (at least {l})")
+            }
             (l, _) => format!("a minimum of {l} argument(s)"),
         };
         return Err(usage(format!("runc: {name:?} requires {wanted}")));

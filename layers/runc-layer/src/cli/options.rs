@@ -61,7 +61,9 @@ pub(super) fn parse(
             .ok_or_else(|| format!("flag provided but not defined: -{bare}"))?;
         let value = match (option.value, inline) {
             (true, Some(value)) => value,
-            (true, None) => args.next().ok_or_else(|| format!("flag needs an argument: -{bare}"))?,
+            (true, None) => {
+                args.next().ok_or_else(|| format!("flag needs an argument: -{bare}"))?
+            }
             (false, Some(value)) => match value.as_str() {
                 "true" | "1" | "t" | "T" | "TRUE" | "True" => "true".to_owned(),
                 "false" | "0" | "f" | "F" | "FALSE" | "False" => "false".to_owned(),
@@ -139,7 +141,10 @@ mod tests {
 
     #[test]
     fn what_is_unknown_or_incomplete_is_refused() {
-        assert_eq!(of(&["--nope"], false).expect_err("unknown"), "flag provided but not defined: -nope");
+        assert_eq!(
+            of(&["--nope"], false).expect_err("unknown"),
+            "flag provided but not defined: -nope"
+        );
         assert_eq!(of(&["-b"], false).expect_err("no value"), "flag needs an argument: -b");
         assert!(of(&["-d=maybe"], false).is_err());
     }

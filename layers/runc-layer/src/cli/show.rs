@@ -61,7 +61,8 @@ pub(super) fn list(invocation: &Invocation<'_>) -> Outcome {
     }
     match invocation.options.get("--format").unwrap_or("table") {
         "table" => {
-            let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(String::from)];
+            let mut rows =
+                vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(String::from)];
             rows.extend(containers.iter().map(|c| {
                 [
                     c.id.clone(),
@@ -203,9 +204,7 @@ pub(super) fn spec(invocation: &Invocation<'_>) -> Outcome {
 /// namespaces with the default mounts, masked and read-only paths.
 fn template(rootless: bool) -> serde_json::Value {
     let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
-    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| {
-        json!({"destination": destination, "type": kind, "source": source, "options": options})
-    };
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
     let pts: &[&str] = match rootless {
         true => &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
         false => &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
@@ -218,7 +217,12 @@ fn template(rootless: bool) -> serde_json::Value {
         json!({"destination": "/proc", "type": "proc", "source": "proc"}),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         mount("/dev/pts", "devpts", "devpts", pts),
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        ),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         sys,
     ];
@@ -273,7 +277,8 @@ pub(super) fn features(_: &Invocation<'_>) -> Outcome {
         list.sort();
         list
     };
-    let known = |list: &[(&str, u32)]| list.iter().map(|(n, _)| (*n).to_owned()).collect::<Vec<_>>();
+    let known =
+        |list: &[(&str, u32)]| list.iter().map(|(n, _)| (*n).to_owned()).collect::<Vec<_>>();
     let features = json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": VERSION,
@@ -302,4 +307,3 @@ pub(super) fn features(_: &Invocation<'_>) -> Outcome {
     });
     print_json(&features)
 }
-

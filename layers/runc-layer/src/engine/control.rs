@@ -150,7 +150,9 @@ impl Runtime {
         let (directory, record) = self.find(id)?;
         match record.status(&directory)? {
             Status::Running | Status::Created => record.cgroup.freeze(true),
-            status => Err(Error::State(format!("container not running or created: {}", status.name()))),
+            status => {
+                Err(Error::State(format!("container not running or created: {}", status.name())))
+            }
         }
     }
 

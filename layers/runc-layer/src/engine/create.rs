@@ -105,9 +105,13 @@ fn rootfs(bundle: &Path, spec: &Spec) -> Result<PathBuf> {
     let path = bundle.join(spec.root.as_ref().map_or("", |r| r.path.as_str()));
     let refuse = |reason: String| Error::Spec { field: "config.json: root.path".into(), reason };
     match file::real_directory(&plan::c_path(&path)?) {
-        Ok(real) if real == Path::new("/") => Err(refuse("rootfs cannot be the host's root".into())),
+        Ok(real) if real == Path::new("/") => {
+            Err(refuse("rootfs cannot be the host's root".into()))
+        }
         Ok(real) => Ok(real),
-        Err(Errno::NOTDIR) => Err(refuse(format!("rootfs ({}) is not a directory", path.display()))),
+        Err(Errno::NOTDIR) => {
+            Err(refuse(format!("rootfs ({}) is not a directory", path.display())))
+        }
         Err(Errno::NOENT) => Err(refuse(format!("rootfs ({}) does not exist", path.display()))),
         Err(e) => Err(Error::os(path.display().to_string(), e)),
     }
@@ -156,7 +160,7 @@ impl Making {
                 cgroup_namespace: self.record.namespaces & libc::CLONE_NEWCGROUP != 0,
                 in_user_namespace: user || runtime.rootless,
                 no_pivot: request.no_pivot,
-                idmap: &maps::namespace,
+                idmap: maps::namespace,
             },
         )?;
         let start_container = HookCommand::list(&spec.hooks.start_container)?;

@@ -6,7 +6,10 @@ use super::listener::Agent;
 use crate::{
     Error, Result,
     error::Context,
-    init::{self, hooks, report::{Report, hook_error}},
+    init::{
+        self, hooks,
+        report::{Report, hook_error},
+    },
     plan::{HookCommand, Plan},
     sys::{Errno, file, process, socket},
 };
@@ -82,9 +85,8 @@ fn through_stage(plan: &mut Plan, birth: &Birth) -> Result<Child> {
     let received = socket::receive(ours.as_fd(), &mut message);
     let _ = process::wait_pidfd(stage.pidfd.as_fd());
     let (n, _) = received.context(|| "receive from the joining process".to_owned())?;
-    let word = |i: usize| {
-        i32::from_ne_bytes([message[i], message[i + 1], message[i + 2], message[i + 3]])
-    };
+    let word =
+        |i: usize| i32::from_ne_bytes([message[i], message[i + 1], message[i + 2], message[i + 3]]);
     match (n, word(0)) {
         (8, 0) => {
             let pid = word(4);
@@ -119,8 +121,8 @@ fn stage(plan: &mut Plan, birth: &Birth) -> std::result::Result<i32, (usize, Err
         process::join_namespace(target.as_fd(), libc::CLONE_NEWPID).map_err(|e| (NO_JOIN, e))?;
     }
     let flags = birth.flags | libc::CLONE_PARENT as u64;
-    let spawned = process::spawn(flags, None, || init::run_joined(plan))
-        .map_err(|e| (NO_JOIN, e))?;
+    let spawned =
+        process::spawn(flags, None, || init::run_joined(plan)).map_err(|e| (NO_JOIN, e))?;
     // The pid is this process's view, whose pid namespace is the runtime's.
     Ok(spawned.pid)
 }
@@ -168,8 +170,11 @@ impl Dialogue<'_> {
         let mut warnings = Vec::new();
         let mut buffer = [0u8; 64];
         loop {
-            let (n, fd) = socket::receive(self.socket.as_fd(), &mut buffer)
-                .context(|| "receive from the container's process".to_owned())?;
+            let (n, fd) = match socket::receive(self.socket.as_fd(), &mut buffer) {
+                // It ended before it read all that was sent to it; what it said comes after.
+                Err(Errno(libc::ECONNRESET)) => continue,
+                other => other.context(|| "receive from the container's process".to_owned())?,
+            };
             if n == 0 {
                 return if plan.announce {
                     Err(Error::Start("the process ended before it was ready".into()))

@@ -19,7 +19,8 @@ fn text(maps: &[IdMapping]) -> String {
 
 /// Writes the maps of the process `pid`, which is in a new user namespace.
 pub(super) fn write(pid: i32, uids: &[IdMapping], gids: &[IdMapping]) -> Result<()> {
-    let own = |maps: &[IdMapping], id: u32| maps.len() == 1 && maps[0].host == id && maps[0].size == 1;
+    let own =
+        |maps: &[IdMapping], id: u32| maps.len() == 1 && maps[0].host == id && maps[0].size == 1;
     if credentials::effective_uid() != 0 && own(gids, credentials::effective_gid()) {
         // An ordinary user may map its group only when nobody in there can leave it.
         put(pid, "setgroups", "deny")?;

@@ -81,8 +81,11 @@ pub(super) fn run(
         wait_for_start(&fifo).at(Step::Fifo)?;
     }
     if !plan.start_container.is_empty() {
-        hooks::run(&plan.start_container, state)
-            .map_err(|(index, errno)| Failure { step: Step::StartHook, index, errno })?;
+        hooks::run(&plan.start_container, state).map_err(|(index, errno)| Failure {
+            step: Step::StartHook,
+            index,
+            errno,
+        })?;
     }
     if plan.process.no_new_privileges && !notifies {
         load_filter(plan)?;
@@ -95,8 +98,7 @@ pub(super) fn run(
 /// path of the container leads through a descriptor to the host (CVE-2024-21626).
 fn close_descriptors(plan: &Plan, label: Option<&OwnedFd>) -> Result<()> {
     let number = |fd: Option<&OwnedFd>| fd.map_or(-1, AsRawFd::as_raw_fd);
-    let mut keep =
-        [plan.sync, number(plan.fifo.as_ref()), number(label)];
+    let mut keep = [plan.sync, number(plan.fifo.as_ref()), number(label)];
     keep.sort_unstable();
     let mut from = 3 + plan.preserve_fds;
     for fd in keep {
@@ -117,7 +119,8 @@ fn set_limits(plan: &Plan) -> Outcome {
             Err(e @ Errno::PERM) => {
                 let (_, most) = credentials::limit(*resource).at_index(Step::Limit, i)?;
                 let hard = most.min(*hard);
-                credentials::set_limit(*resource, hard.min(*soft), hard).at_index(Step::Limit, i)?;
+                credentials::set_limit(*resource, hard.min(*soft), hard)
+                    .at_index(Step::Limit, i)?;
                 warn(plan, Step::Limit, i, e);
             }
             other => other.at_index(Step::Limit, i)?,
@@ -128,8 +131,7 @@ fn set_limits(plan: &Plan) -> Outcome {
 
 fn load_filter(plan: &Plan) -> Outcome {
     let Some(filter) = &plan.process.seccomp else { return Ok(()) };
-    let listener =
-        seccomp::load(&filter.instructions, filter.flags).at(Step::Seccomp)?;
+    let listener = seccomp::load(&filter.instructions, filter.flags).at(Step::Seccomp)?;
     if let Some(listener) = listener {
         Report::Listener.send_with(file::borrow(plan.sync), listener.as_fd()).at(Step::Listener)?;
         drop(listener);
@@ -316,7 +318,10 @@ mod passwd {
 
         #[test]
         fn the_home_of_an_id() {
-            assert_eq!(home_of(b"app:x:1000:1000:App:/home/app:/bin/sh", 1000), Some(&b"/home/app"[..]));
+            assert_eq!(
+                home_of(b"app:x:1000:1000:App:/home/app:/bin/sh", 1000),
+                Some(&b"/home/app"[..])
+            );
             assert_eq!(home_of(b"app:x:1000:1000:App:/home/app:/bin/sh", 100), None);
             assert_eq!(home_of(b"app:x:1000:1000:App::/bin/sh", 1000), None);
             assert_eq!(home_of(b"# a comment", 0), None);

@@ -141,11 +141,7 @@ impl Report {
         socket::send(sync, &self.encode())
     }
 
-    pub(crate) fn send_with(
-        self,
-        sync: BorrowedFd<'_>,
-        fd: BorrowedFd<'_>,
-    ) -> Result<(), Errno> {
+    pub(crate) fn send_with(self, sync: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> Result<(), Errno> {
         socket::send_fd(sync, &self.encode(), fd)
     }
 }
@@ -154,12 +150,55 @@ fn step(byte: u8) -> Option<Step> {
     const STEPS: [Step; LAST as usize + 1] = {
         use Step::*;
         [
-            Sync, Stdio, Descriptors, JoinNamespace, JoinTarget, EnterCgroup, TimeNamespace,
-            OpenSource, BecomeRoot, Unshare, Session, Loopback, Sysctl, OomScore, MakeSlave,
-            BindRoot, EnterRoot, Mount, MountPropagation, DevNode, DevLinks, Console, Mask,
-            ReadonlyPath, CreateHook, Pivot, RootReadonly, Hostname, Domainname, Limit, Scheduler,
-            IoPriority, Personality, Affinity, Label, Bounding, Groups, Gid, Uid, Cwd, CwdOutside,
-            Capabilities, NoNewPrivileges, Seccomp, Listener, NotFound, StartHook, Fifo, Exec,
+            Sync,
+            Stdio,
+            Descriptors,
+            JoinNamespace,
+            JoinTarget,
+            EnterCgroup,
+            TimeNamespace,
+            OpenSource,
+            BecomeRoot,
+            Unshare,
+            Session,
+            Loopback,
+            Sysctl,
+            OomScore,
+            MakeSlave,
+            BindRoot,
+            EnterRoot,
+            Mount,
+            MountPropagation,
+            DevNode,
+            DevLinks,
+            Console,
+            Mask,
+            ReadonlyPath,
+            CreateHook,
+            Pivot,
+            RootReadonly,
+            Hostname,
+            Domainname,
+            Limit,
+            Scheduler,
+            IoPriority,
+            Personality,
+            Affinity,
+            Label,
+            Bounding,
+            Groups,
+            Gid,
+            Uid,
+            Cwd,
+            CwdOutside,
+            Capabilities,
+            NoNewPrivileges,
+            Seccomp,
+            Listener,
+            NotFound,
+            StartHook,
+            Fifo,
+            Exec,
         ]
     };
     STEPS.get(usize::from(byte)).copied()

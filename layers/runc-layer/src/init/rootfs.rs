@@ -111,7 +111,11 @@ fn make_all(plan: &mut Plan, rootfs: &mut Rootfs) -> Outcome {
     if !outside_hooks {
         step_out(&host)?;
     }
-    if rootfs.no_pivot { move_root(&root)? } else { pivot(&root, &host)? }
+    if rootfs.no_pivot {
+        move_root(&root)?
+    } else {
+        pivot(&root, &host)?
+    }
     if rootfs.readonly && !rootfs.no_pivot {
         make_read_only(&root)?;
     }
@@ -139,8 +143,11 @@ fn runtime_hooks(plan: &mut Plan) -> Outcome {
     } else {
         hooks::state(&mut plan.state, file::borrow(plan.sync))
     };
-    hooks::run(&plan.create_container, state)
-        .map_err(|(index, errno)| Failure { step: Step::CreateHook, index, errno })
+    hooks::run(&plan.create_container, state).map_err(|(index, errno)| Failure {
+        step: Step::CreateHook,
+        index,
+        errno,
+    })
 }
 
 /// pivot_root onto itself: the old root lies on top of the new one and is taken off.
@@ -177,9 +184,7 @@ fn mount_step(step: &mut MountStep) -> Result<()> {
     match &mut step.work {
         Work::New { fstype, source, flags, data, strict, copy_up, fallback } => {
             let data = if data.is_empty() { None } else { Some(data.as_c_str()) };
-            let new = |at: &CStr| {
-                mount::mount(Some(source), at, Some(fstype), *flags, data)
-            };
+            let new = |at: &CStr| mount::mount(Some(source), at, Some(fstype), *flags, data);
             let made = if *strict {
                 mount_strict(target, new)
             } else if *copy_up {
@@ -188,9 +193,7 @@ fn mount_step(step: &mut MountStep) -> Result<()> {
                 with_directory(target, || new(target))
             };
             match (made, fallback) {
-                (Err(Errno::PERM | Errno::BUSY | Errno::NODEV), Some(bind)) => {
-                    attach(target, bind)
-                }
+                (Err(Errno::PERM | Errno::BUSY | Errno::NODEV), Some(bind)) => attach(target, bind),
                 (made, _) => made,
             }
         }
@@ -199,9 +202,7 @@ fn mount_step(step: &mut MountStep) -> Result<()> {
             Err(Errno::EXIST) => Ok(()),
             other => other,
         },
-        Work::Remount(flags) => {
-            mount::mount(None, target, None, *flags | libc::MS_REMOUNT, None)
-        }
+        Work::Remount(flags) => mount::mount(None, target, None, *flags | libc::MS_REMOUNT, None),
     }
 }
 
@@ -387,7 +388,13 @@ fn mask(paths: &[std::ffi::CString], null: &OwnedFd) -> Outcome {
             Err(Errno::NOTDIR | Errno::INVAL | Errno::ISDIR) => {
                 spare = Some(tree);
                 let flags = libc::MS_RDONLY;
-                match mount::mount(Some(c"tmpfs"), path, Some(c"tmpfs"), flags, Some(c"nr_blocks=1,nr_inodes=1")) {
+                match mount::mount(
+                    Some(c"tmpfs"),
+                    path,
+                    Some(c"tmpfs"),
+                    flags,
+                    Some(c"nr_blocks=1,nr_inodes=1"),
+                ) {
                     // A component of the path is a file: there is nothing to hide.
                     Ok(()) | Err(Errno::NOTDIR) => {}
                     other => other.at_index(Step::Mask, i)?,

@@ -134,7 +134,13 @@ pub(crate) fn sysctls(linux: &spec::Linux) -> Result<Vec<Setting>> {
             let dotted = name.find(['.', '/']).is_some_and(|at| name.as_bytes()[at] == b'.');
             // With dots as separators a slash stands for a dot (an interface eth0.100).
             let path: String = if dotted {
-                name.chars().map(|c| match c { '.' => '/', '/' => '.', c => c }).collect()
+                name.chars()
+                    .map(|c| match c {
+                        '.' => '/',
+                        '/' => '.',
+                        c => c,
+                    })
+                    .collect()
             } else {
                 name.clone()
             };

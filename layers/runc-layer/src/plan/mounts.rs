@@ -89,6 +89,9 @@ pub(crate) struct DeviceNode {
     pub(crate) tree: Option<OwnedFd>,
 }
 
+/// Makes a user namespace with these maps of user and group ids.
+pub(crate) type MakeIdMap = fn(&[spec::IdMapping], &[spec::IdMapping]) -> Result<OwnedFd>;
+
 /// What the mounts depend on besides the configuration.
 pub(crate) struct RootfsContext<'a> {
     pub(crate) bundle: &'a Path,
@@ -100,7 +103,7 @@ pub(crate) struct RootfsContext<'a> {
     pub(crate) in_user_namespace: bool,
     pub(crate) no_pivot: bool,
     /// Makes a user namespace with a mount's own id maps.
-    pub(crate) idmap: &'a dyn Fn(&[spec::IdMapping], &[spec::IdMapping]) -> Result<OwnedFd>,
+    pub(crate) idmap: MakeIdMap,
 }
 
 /// The devices of the specification ("Default Devices"), all of mode 0666.
@@ -226,10 +229,9 @@ fn add_mount(
         }
         let mapped = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
         let idmap = match (mapped, options.idmap) {
-            (true, tree) => Some((
-                (cx.idmap)(&mount.uid_mappings, &mount.gid_mappings)?,
-                tree.unwrap_or(false),
-            )),
+            (true, tree) => {
+                Some(((cx.idmap)(&mount.uid_mappings, &mount.gid_mappings)?, tree.unwrap_or(false)))
+            }
             (false, Some(_)) => {
                 return Err(refuse("options", "idmap needs uidMappings and gidMappings".into()));
             }
@@ -275,12 +277,23 @@ fn add_mount(
 
 /// Files that may be mounted over below /proc (runc's list, for lxcfs and its kind).
 const PROC_FILES: [&str; 9] = [
-    "cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo",
+    "cpuinfo",
+    "diskstats",
+    "meminfo",
+    "stat",
+    "swaps",
+    "uptime",
+    "loadavg",
+    "slabinfo",
     "sys/kernel/ns_last_pid",
 ];
 
 /// Nothing may hide the container's procfs from the runtime: writes to /proc must reach it.
-fn guard_proc(target: &str, mount: &spec::Mount, options: &Options) -> std::result::Result<(), String> {
+fn guard_proc(
+    target: &str,
+    mount: &spec::Mount,
+    options: &Options,
+) -> std::result::Result<(), String> {
     let clean: Vec<&str> =
         target.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     if clean.contains(&"..") {

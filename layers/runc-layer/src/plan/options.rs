@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn flags_and_data_are_told_apart() {
-        let o = parse(&["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "ro", "rw"]);
+        let o =
+            parse(&["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "ro", "rw"]);
         assert_eq!(o.flags, MS_NOSUID | MS_NOEXEC);
         assert_eq!(o.data, ["newinstance", "ptmxmode=0666", "mode=0620"]);
     }

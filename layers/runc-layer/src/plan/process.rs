@@ -263,7 +263,8 @@ fn affinity(affinity: Option<&spec::CpuAffinity>) -> Result<Vec<u64>> {
     let mut mask = Vec::new();
     for part in list.split(',').filter(|p| !p.is_empty()) {
         let (low, high) = part.split_once('-').unwrap_or((part, part));
-        let (Ok(low), Ok(high)) = (low.trim().parse::<usize>(), high.trim().parse::<usize>()) else {
+        let (Ok(low), Ok(high)) = (low.trim().parse::<usize>(), high.trim().parse::<usize>())
+        else {
             return Err(refuse("execCPUAffinity", format!("{part:?} is not a range of CPUs")));
         };
         if high > 8191 || low > high {

@@ -105,11 +105,10 @@ fn refuse(field: impl Into<String>, reason: impl Into<String>) -> Error {
 }
 
 fn verdict(field: &str, action: &str, errno: Option<u32>) -> Result<u32> {
-    let ret = ACTIONS
-        .iter()
-        .find(|(name, _)| *name == action)
-        .map(|(_, ret)| *ret)
-        .ok_or_else(|| refuse(field, format!("string {action} is not a valid action for seccomp")))?;
+    let ret =
+        ACTIONS.iter().find(|(name, _)| *name == action).map(|(_, ret)| *ret).ok_or_else(|| {
+            refuse(field, format!("string {action} is not a valid action for seccomp"))
+        })?;
     Ok(match ret {
         RET_ERRNO | RET_TRACE => ret | errno.unwrap_or(libc::EPERM as u32) & 0xffff,
         ret => ret,
@@ -212,7 +211,10 @@ pub(crate) fn compile(profile: &Seccomp) -> Result<Option<Filter>> {
     if instructions.len() > MAX_INSTRUCTIONS {
         return Err(refuse(
             "syscalls",
-            format!("need {} instructions, the kernel takes {MAX_INSTRUCTIONS}", instructions.len()),
+            format!(
+                "need {} instructions, the kernel takes {MAX_INSTRUCTIONS}",
+                instructions.len()
+            ),
         ));
     }
     Ok(Some(Filter { instructions, flags }))

@@ -14,7 +14,6 @@ pub(crate) fn number(name: &str, column: usize) -> Option<u32> {
     TABLE.get(row).and_then(|(_, numbers)| numbers.get(column)).copied().filter(|n| *n != X)
 }
 
-
 #[rustfmt::skip]
 pub(crate) static TABLE: [(&str, [u32; COLUMNS]); 499] = [
     ("_llseek", [X, 140, X, X, 140, X, X, 140, 4140, X, X]),

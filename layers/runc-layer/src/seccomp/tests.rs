@@ -150,7 +150,10 @@ fn what_is_not_understood_is_refused_with_its_field() {
     for (json, field) in [
         (serde_json::json!({"defaultAction": "SCMP_ACT_MAYBE"}), "defaultAction"),
         (serde_json::json!({"defaultAction": "SCMP_ACT_NOTIFY"}), "defaultAction"),
-        (serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["Z80"]}), "architectures"),
+        (
+            serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["Z80"]}),
+            "architectures",
+        ),
         (serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["F"]}), "flags"),
         (
             serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [

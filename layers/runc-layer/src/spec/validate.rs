@@ -125,7 +125,10 @@ impl Spec {
             ));
         }
         if !self.hostname.is_empty() && !seen.contains(&Kind::Uts) {
-            return Err(refuse("hostname", "unable to set hostname without a private UTS namespace"));
+            return Err(refuse(
+                "hostname",
+                "unable to set hostname without a private UTS namespace",
+            ));
         }
         if !self.domainname.is_empty() && !seen.contains(&Kind::Uts) {
             return Err(refuse(
@@ -144,19 +147,34 @@ impl Spec {
         let user = linux.namespaces.iter().find(|n| n.kind == "user");
         let mapped = !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty();
         match user {
-            None if mapped => {
-                Err(refuse("linux.uidMappings", "user namespace mappings specified, but user namespace isn't enabled in the config"))
-            }
+            None if mapped => Err(refuse(
+                "linux.uidMappings",
+                "user namespace mappings specified, but user namespace isn't enabled in the config",
+            )),
             Some(user) if user.path.is_empty() => {
                 for (field, maps, id) in [
-                    ("linux.uidMappings", &linux.uid_mappings, self.process.as_ref().map(|p| p.user.uid)),
-                    ("linux.gidMappings", &linux.gid_mappings, self.process.as_ref().map(|p| p.user.gid)),
+                    (
+                        "linux.uidMappings",
+                        &linux.uid_mappings,
+                        self.process.as_ref().map(|p| p.user.uid),
+                    ),
+                    (
+                        "linux.gidMappings",
+                        &linux.gid_mappings,
+                        self.process.as_ref().map(|p| p.user.gid),
+                    ),
                 ] {
                     if maps.is_empty() {
-                        return Err(refuse(field, "user namespaces enabled, but no mappings found"));
+                        return Err(refuse(
+                            field,
+                            "user namespaces enabled, but no mappings found",
+                        ));
                     }
                     if id.is_some_and(|id| !maps.iter().any(|m| m.contains(id))) {
-                        return Err(refuse(field, "the process's id is not mapped into the user namespace"));
+                        return Err(refuse(
+                            field,
+                            "the process's id is not mapped into the user namespace",
+                        ));
                     }
                 }
                 Ok(())
@@ -178,8 +196,14 @@ impl Spec {
                 _ => name.clone(),
             };
             const IPC: [&str; 8] = [
-                "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem",
-                "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced",
+                "kernel.msgmax",
+                "kernel.msgmnb",
+                "kernel.msgmni",
+                "kernel.sem",
+                "kernel.shmall",
+                "kernel.shmmax",
+                "kernel.shmmni",
+                "kernel.shm_rmid_forced",
             ];
             if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
                 if !has("ipc") {

@@ -192,9 +192,7 @@ pub(crate) fn chroot(path: &CStr) -> Result<()> {
 /// process's root.
 pub(crate) fn getcwd(buffer: &mut [u8]) -> Result<&[u8]> {
     // SAFETY: the kernel writes at most `buffer.len()` bytes.
-    let n = check(unsafe {
-        libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len())
-    })?;
+    let n = check(unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) })?;
     Ok(&buffer[..(n as usize).saturating_sub(1)])
 }
 
@@ -278,8 +276,7 @@ pub(crate) fn close_range(first: u32, last: u32) -> Result<()> {
 
 /// Waits until one of `fds` is readable or hung up; the answer has one flag per descriptor.
 pub(crate) fn poll<const N: usize>(fds: [RawFd; N], timeout_ms: i32) -> Result<[bool; N]> {
-    let mut polls =
-        fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+    let mut polls = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     // SAFETY: `polls` is an array of N pollfd.
     match check_int(unsafe { libc::poll(polls.as_mut_ptr(), N as libc::nfds_t, timeout_ms) }) {
         Ok(_) => Ok(polls.map(|p| p.revents != 0)),
@@ -326,12 +323,7 @@ pub(crate) fn sendfile(to: BorrowedFd<'_>, from: BorrowedFd<'_>, len: usize) -> 
 pub(crate) fn getdents(dir: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize> {
     // SAFETY: the kernel writes at most `buffer.len()` bytes.
     let n = check(unsafe {
-        libc::syscall(
-            libc::SYS_getdents64,
-            dir.as_raw_fd(),
-            buffer.as_mut_ptr(),
-            buffer.len(),
-        )
+        libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
     })?;
     Ok(n as usize)
 }
@@ -360,12 +352,8 @@ pub(crate) fn symlink_at(target: &CStr, dir: BorrowedFd<'_>, name: &CStr) -> Res
 pub(crate) fn readlink_at(dir: BorrowedFd<'_>, name: &CStr, buffer: &mut [u8]) -> Result<usize> {
     // SAFETY: the kernel writes at most `buffer.len()` bytes.
     let n = check(unsafe {
-        libc::readlinkat(
-            dir.as_raw_fd(),
-            name.as_ptr(),
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-        ) as libc::c_long
+        libc::readlinkat(dir.as_raw_fd(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+            as libc::c_long
     })?;
     Ok(n as usize)
 }

@@ -39,13 +39,7 @@ pub(crate) fn mount(
 ) -> Result<()> {
     // SAFETY: C strings or null, as the call allows.
     check_int(unsafe {
-        libc::mount(
-            pointer(source),
-            target.as_ptr(),
-            pointer(fstype),
-            flags,
-            pointer(data).cast(),
-        )
+        libc::mount(pointer(source), target.as_ptr(), pointer(fstype), flags, pointer(data).cast())
     })
     .map(drop)
 }
@@ -129,10 +123,8 @@ pub(crate) fn set_attributes(
     idmap: Option<BorrowedFd<'_>>,
 ) -> Result<()> {
     let set = change.set | if idmap.is_some() { ATTR_IDMAP } else { 0 };
-    let attr: [u64; 4] =
-        [set, change.clear, 0, idmap.map_or(0, |fd| fd.as_raw_fd() as u64)];
-    let flags =
-        libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let attr: [u64; 4] = [set, change.clear, 0, idmap.map_or(0, |fd| fd.as_raw_fd() as u64)];
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: `attr` has the layout of struct mount_attr (four u64) and its size is passed.
     check(unsafe {
         libc::syscall(

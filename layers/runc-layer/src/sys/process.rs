@@ -1,8 +1,6 @@
 //! Making, signalling and waiting for processes; namespaces.
 
-use std::{
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::{Errno, Result, check, check_int, owned};
 
@@ -162,7 +160,6 @@ pub(crate) fn reset_signals() -> Result<()> {
     Ok(())
 }
 
-
 /// Takes the pages of the program's read-only segments out of this process; the kernel maps them
 /// again when they are used.
 pub(crate) fn drop_program_pages() {
@@ -180,11 +177,16 @@ pub(crate) fn drop_program_pages() {
         let own = headers.iter().find(|h| h.p_type == libc::PT_PHDR);
         let shift = own.map_or(0, |h| (headers.as_ptr() as u64).wrapping_sub(h.p_vaddr));
         const PAGE: u64 = 4095;
-        for h in headers.iter().filter(|h| h.p_type == libc::PT_LOAD && h.p_flags & libc::PF_W == 0)
-        {
-            let start = h.p_vaddr.wrapping_add(shift) & !PAGE;
-            let end = (h.p_vaddr.wrapping_add(shift) + h.p_memsz + PAGE) & !PAGE;
-            libc::madvise(start as *mut _, (end - start) as usize, libc::MADV_DONTNEED);
+        // Noted first: looking at a header brings its page back.
+        let mut ranges = [(0u64, 0u64); 8];
+        let read_only =
+            headers.iter().filter(|h| h.p_type == libc::PT_LOAD && h.p_flags & libc::PF_W == 0);
+        for (range, h) in ranges.iter_mut().zip(read_only) {
+            let start = h.p_vaddr.wrapping_add(shift);
+            *range = (start & !PAGE, (start + h.p_memsz + PAGE) & !PAGE);
+        }
+        for (start, end) in ranges.iter().filter(|(start, _)| *start != 0) {
+            libc::madvise(*start as *mut _, (end - start) as usize, libc::MADV_DONTNEED);
         }
     }
 }

@@ -28,7 +28,8 @@ pub(crate) fn load(filter: &[Instruction], flags: u64) -> Result<Option<OwnedFd>
     const SET_MODE_FILTER: u32 = 1;
     let program = Program { len: filter.len() as u16, filter: filter.as_ptr() };
     // SAFETY: `program` has sock_fprog's layout and points to `len` instructions.
-    let ret = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &raw const program) };
+    let ret =
+        unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &raw const program) };
     if flags & NEW_LISTENER != 0 { owned(ret).map(Some) } else { check(ret).map(|_| None) }
 }
 

@@ -1,7 +1,6 @@
 //! Unix sockets with descriptors in their messages, and the loopback device.
 
 use std::{
-
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     path::Path,
 };
@@ -39,12 +38,8 @@ pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
     super::retry(|| {
         // SAFETY: pointer and length are those of `bytes`.
         check(unsafe {
-            libc::send(
-                socket.as_raw_fd(),
-                bytes.as_ptr().cast(),
-                bytes.len(),
-                libc::MSG_NOSIGNAL,
-            ) as libc::c_long
+            libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL)
+                as libc::c_long
         })
     })
     .map(drop)
@@ -127,4 +122,3 @@ pub(crate) fn c_path(path: &Path) -> Result<std::ffi::CString> {
     use std::os::unix::ffi::OsStrExt;
     std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)
 }
-

@@ -65,7 +65,11 @@ fn denied(reason: impl std::fmt::Display) -> Error {
 
 impl Auth {
     pub(super) fn new(repository: &str, credential: Option<Credential>) -> Self {
-        Self { scope: format!("repository:{repository}:pull"), credential, header: Mutex::default() }
+        Self {
+            scope: format!("repository:{repository}:pull"),
+            credential,
+            header: Mutex::default(),
+        }
     }
 
     /// No authorization, for the token service itself.
@@ -180,7 +184,8 @@ mod tests {
     #[test]
     fn challenges() {
         let text = r#"realm="https://a/t?x=1",service="r, s", scope=repository:a:pull"#;
-        let want = [("realm", "https://a/t?x=1"), ("service", "r, s"), ("scope", "repository:a:pull")];
+        let want =
+            [("realm", "https://a/t?x=1"), ("service", "r, s"), ("scope", "repository:a:pull")];
         let want: Vec<_> = want.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         assert_eq!(parameters(text), want);
         assert_eq!(escape("a b&c"), "a%20b%26c");

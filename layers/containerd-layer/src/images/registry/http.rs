@@ -123,7 +123,8 @@ impl Client {
         headers: &HeaderMap,
         authorization: Option<http::HeaderValue>,
     ) -> Result<Response> {
-        let bad = |url: &str, e: &dyn std::fmt::Display| Error::invalid(format_args!("url {url:?}: {e}"));
+        let bad =
+            |url: &str, e: &dyn std::fmt::Display| Error::invalid(format_args!("url {url:?}: {e}"));
         let first: Uri = url.parse().map_err(|e: http::uri::InvalidUri| bad(url, &e))?;
         let mut uri = first.clone();
         for _ in 0..=MOST_REDIRECTS {
@@ -151,7 +152,8 @@ impl Client {
     }
 
     async fn send(&self, request: Request<Body>) -> Result<Response> {
-        let what = format!("failed to do request: {} {:?}", request.method(), request.uri().to_string());
+        let what =
+            format!("failed to do request: {} {:?}", request.method(), request.uri().to_string());
         let sent = match request.uri().scheme_str() {
             Some("https") => self.tls()?.request(request),
             _ => self.plain.request(request),
@@ -168,7 +170,9 @@ impl Client {
                 }
                 Err(Error::new(Kind::Unavailable, format!("{what}: {reason}")))
             }
-            Err(_) => Err(Error::new(Kind::Unavailable, format!("{what}: no answer within {SILENCE:?}"))),
+            Err(_) => {
+                Err(Error::new(Kind::Unavailable, format!("{what}: no answer within {SILENCE:?}")))
+            }
         }
     }
 }

@@ -6,17 +6,13 @@ mod http;
 
 pub use auth::Credential;
 
-use super::{
-    Descriptor, LARGEST_MANIFEST,
-    manifest::media,
-    reference::Reference,
-};
+use super::{Descriptor, LARGEST_MANIFEST, manifest::media, reference::Reference};
 use crate::{Digest, Error, Kind, Result, error::During};
-use bytes::Bytes;
 use ::http::{
     HeaderMap, HeaderValue, Method, StatusCode,
     header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE},
 };
+use bytes::Bytes;
 use http::{Backoff, Client, Response, chunk, read_body};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -43,7 +39,12 @@ impl Registry {
     pub fn repository(&self, reference: &Reference, credential: Option<Credential>) -> Repository {
         Repository {
             client: Arc::clone(&self.client),
-            base: format!("{}://{}/v2/{}", reference.scheme(), reference.endpoint(), reference.repository),
+            base: format!(
+                "{}://{}/v2/{}",
+                reference.scheme(),
+                reference.endpoint(),
+                reference.repository
+            ),
             auth: auth::Auth::new(&reference.repository, credential),
             reference: reference.clone(),
         }
@@ -59,7 +60,7 @@ pub struct Repository {
     reference: Reference,
 }
 
-fn header<'a>(headers: &'a HeaderMap, name: impl ::http::header::AsHeaderName) -> Option<&'a str> {
+fn header(headers: &HeaderMap, name: impl ::http::header::AsHeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 

@@ -1,0 +1,142 @@
+//! Pulls from the real docker-registry what the real skopeo pushed.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use containerd_layer::{
+    Digest, Kind, Store,
+    filters::Filters,
+    images::{media, pull::Pull},
+};
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+use support::{Image, gzip, image, store, tar_of};
+
+struct Registry {
+    child: Child,
+    host: String,
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts docker-registry in `dir` on a free port; nothing when it is not installed.
+fn registry(dir: &Path) -> Option<Registry> {
+    if Command::new("skopeo").arg("--version").output().is_err() {
+        println!("SKIP: skopeo is not installed");
+        return None;
+    }
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let host = format!("127.0.0.1:{port}");
+    let config = dir.join("registry.yml");
+    let storage = dir.join("registry");
+    let text = format!(
+        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{host}\"}}\n",
+        storage.display()
+    );
+    fs::write(&config, text).unwrap();
+    let child = Command::new("docker-registry")
+        .arg("serve")
+        .arg(&config)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(child) = child else {
+        println!("SKIP: docker-registry is not installed");
+        return None;
+    };
+    let registry = Registry { child, host };
+    for _ in 0..1000 {
+        if TcpStream::connect(&registry.host).is_ok() {
+            return Some(registry);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("docker-registry does not listen");
+}
+
+fn push(registry: &Registry, from: &str, tag: &str, options: &[&str]) {
+    let to = format!("docker://{}/x:{tag}", registry.host);
+    let out = Command::new("skopeo")
+        .args(["copy", "-q", "--dest-tls-verify=false"])
+        .args(options)
+        .args([from, &to])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+fn read(store: &Store, name: &str) -> Vec<u8> {
+    let overlay = store.snapshots("").unwrap();
+    let layer = overlay.list("ns", &Filters::default()).unwrap().remove(0);
+    fs::read(overlay.directory("ns", &layer.name).unwrap().join(name)).unwrap()
+}
+
+/// Writes an image as an OCI layout, and answers skopeo's name of it.
+fn layout(dir: &Path, image: &Image) -> String {
+    fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
+    let manifest = Digest::of(&image.manifest);
+    for (digest, bytes) in image.blobs.iter().chain([(&manifest.to_string(), &image.manifest)]) {
+        let name = digest.trim_start_matches("sha256:");
+        fs::write(dir.join("blobs/sha256").join(name), bytes).unwrap();
+    }
+    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{}","digest":"{manifest}","size":{},"annotations":{{"org.opencontainers.image.ref.name":"1"}}}}]}}"#,
+        media::OCI_MANIFEST,
+        image.manifest.len()
+    );
+    fs::write(dir.join("index.json"), index).unwrap();
+    format!("oci:{}:1", dir.display())
+}
+
+#[tokio::test]
+async fn formats_and_compressions() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(registry) = registry(dir.path()) else { return };
+    let program = fs::read("/bin/busybox").unwrap_or_else(|_| vec![7; 1 << 20]);
+    let layer = tar_of(&[("busybox", &program)]);
+    let packed = image(&[(layer.clone(), gzip(&layer))]);
+    let from = layout(&dir.path().join("gzip"), &packed);
+    push(&registry, &from, "oci", &["--preserve-digests"]);
+    push(&registry, &from, "docker", &["--format", "v2s2"]);
+    let mut tags = vec![("oci", media::OCI_MANIFEST), ("docker", media::DOCKER_MANIFEST)];
+    fs::write(dir.path().join("layer"), &layer).unwrap();
+    match Command::new("zstd").arg("-qc").arg(dir.path().join("layer")).output() {
+        Ok(out) => {
+            let mut packed = image(&[(layer, out.stdout)]);
+            let manifest = String::from_utf8(packed.manifest).unwrap();
+            packed.manifest = manifest.replace("tar+gzip", "tar+zstd").into_bytes();
+            let from = layout(&dir.path().join("zstd"), &packed);
+            push(&registry, &from, "zstd", &["--preserve-digests"]);
+            tags.push(("zstd", media::OCI_MANIFEST));
+        }
+        Err(_) => println!("SKIP: zstd is not installed"),
+    }
+    for (tag, media_type) in tags {
+        let (_dir, store) = store();
+        let reference = format!("{}/x:{tag}", registry.host);
+        let pulled = store.pull(Pull::new("ns", &reference)).await.unwrap();
+        assert_eq!(pulled.target.media_type, media_type, "{tag}");
+        assert!(read(&store, "busybox") == program, "{tag}");
+        let by_digest = format!("{}/x@{}", registry.host, pulled.target.digest);
+        store.pull(Pull::new("ns", &by_digest)).await.unwrap();
+    }
+    let (_dir, store) = store();
+    let missing = format!("{}/x:none", registry.host);
+    let error = store.pull(Pull::new("ns", &missing)).await.unwrap_err();
+    assert_eq!(error.kind, Kind::NotFound);
+    let text = format!("failed to resolve reference {missing:?}: {missing}: not found");
+    assert_eq!(error.message, text);
+}

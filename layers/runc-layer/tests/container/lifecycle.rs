@@ -1,0 +1,190 @@
+//! The commands over a container's life, with runc's exit codes and texts.
+
+use std::fs;
+
+use crate::bundle::Bundle;
+use serde_json::json;
+
+#[test]
+fn created_started_killed_deleted() {
+    let Some(b) = Bundle::new("echo started; exec sleep 1000") else { return };
+    assert_eq!(b.create().code, 0, "{}", b.output());
+    assert_eq!(b.state("status"), "created");
+    assert_eq!(b.output(), "", "nothing runs before start");
+    assert_eq!(b.call(&["start", &b.id]).code, 0);
+    b.wait_for("running");
+    let again = b.call(&["start", &b.id]);
+    assert!(again.code == 1 && again.err.contains("cannot start an already running container"));
+    let taken = b.call(&["create", &b.id]);
+    assert!(taken.err.contains("container with given ID already exists"), "{taken:?}");
+    let running = b.call(&["delete", &b.id]);
+    assert!(running.err.contains("that is not stopped: running"), "{running:?}");
+    assert_eq!(b.call(&["kill", &b.id, "KILL"]).code, 0);
+    b.wait_for("stopped");
+    assert_eq!(b.state("pid"), 0);
+    assert!(b.call(&["kill", &b.id]).err.contains("container not running"));
+    assert_eq!(b.call(&["delete", &b.id]).code, 0);
+    assert_eq!(b.output(), "started\n");
+    assert!(b.call(&["state", &b.id]).err.contains("container does not exist"));
+    assert_eq!(b.call(&["delete", "--force", &b.id]).code, 0, "force is content");
+    b.assert_gone();
+}
+
+#[test]
+fn run_gives_the_exit_code_and_leaves_nothing() {
+    let Some(b) = Bundle::new("exit 42") else { return };
+    assert_eq!(b.run().code, 42);
+    b.assert_gone();
+    let Some(b) = Bundle::new("kill -9 $$; sleep 9") else { return };
+    // A pid namespace's init cannot kill itself; its child can be killed.
+    let mut b = b;
+    b.config["process"]["args"] = json!(["sh", "-c", "sh -c 'kill -9 $$'; exit $?"]);
+    assert_eq!(b.run().code, 137);
+    b.assert_gone();
+}
+
+#[test]
+fn exec_joins_the_container() {
+    let Some(b) = Bundle::new("sleep 1000") else { return };
+    assert_eq!(b.create().code, 0);
+    assert_eq!(b.call(&["start", &b.id]).code, 0);
+    let said = b.call(&[
+        "exec",
+        "--cwd",
+        "/tmp",
+        "--env",
+        "A=b",
+        "--user",
+        "5:6",
+        &b.id,
+        "sh",
+        "-c",
+        "pwd; echo $A; id -u; id -g; cat /proc/1/cmdline; exit 7",
+    ]);
+    assert_eq!((said.code, said.out.as_str()), (7, "/tmp\nb\n5\n6\nsleep\u{0}1000\u{0}"));
+    let missing = b.call(&["exec", &b.id, "nosuch"]);
+    assert_eq!(missing.code, 255);
+    let text = r#"exec: \"nosuch\": executable file not found in $PATH"#;
+    assert!(missing.err.contains(text), "{missing:?}");
+    assert_eq!(b.call(&["pause", &b.id]).code, 0);
+    assert_eq!(b.state("status"), "paused");
+    assert!(b.call(&["exec", &b.id, "true"]).err.contains("cannot exec in a paused container"));
+    assert_eq!(b.call(&["resume", &b.id]).code, 0);
+    let inside = b.call(&["ps", "--format", "json", &b.id]).out;
+    assert_eq!(inside, format!("[{}]", b.state("pid")));
+    assert_eq!(b.call(&["delete", "--force", &b.id]).code, 0);
+    let gone = b.call(&["exec", &b.id, "true"]);
+    assert!(gone.code == 255 && gone.err.contains("container does not exist"));
+    b.assert_gone();
+}
+
+#[test]
+fn a_detached_exec_writes_its_pid() {
+    let Some(b) = Bundle::new("sleep 1000") else { return };
+    assert_eq!(b.create().code, 0);
+    let process = json!({"args": ["sleep", "500"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}});
+    fs::write(b.path().join("process.json"), process.to_string()).unwrap();
+    // The process outlives the command and keeps its streams.
+    let mut command =
+        b.runc(&["exec", "--detach", "--process", "process.json", "--pid-file", "pid", &b.id]);
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    assert!(command.status().unwrap().success());
+    let pid = fs::read_to_string(b.path().join("pid")).unwrap();
+    let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    assert_eq!(command, "sleep\u{0}500\u{0}");
+}
+
+#[test]
+fn a_program_that_is_missing_fails_create_and_leaves_nothing() {
+    let Some(mut b) = Bundle::new("") else { return };
+    for (name, text) in [
+        ("nosuch", "exec: \"nosuch\": executable file not found in $PATH"),
+        ("/nosuch", "exec: \"/nosuch\": stat /nosuch: no such file or directory"),
+        ("/etc", "exec: \"/etc\": is a directory"),
+    ] {
+        b.config["process"]["args"] = json!([name]);
+        let said = b.create();
+        assert_eq!(said.code, 1);
+        let escaped = text.replace('"', "\\\"");
+        let whole = format!("runc create failed: unable to start container process: {escaped}");
+        assert!(said.out.contains(&whole), "{}", said.out);
+        b.assert_gone();
+    }
+}
+
+#[test]
+fn hooks_run_at_their_moments_with_the_state() {
+    let Some(mut b) = Bundle::new("echo main >> /order") else { return };
+    let order = b.rootfs().join("order");
+    b.config["root"]["readonly"] = json!(false);
+    let host = |name: &str| {
+        let script = format!(
+            "read -r state; case $state in *'\"status\":\"'*) echo {name} >> {};; esac",
+            order.display()
+        );
+        json!([{"path": "/bin/busybox", "args": ["sh", "-c", script], "timeout": 10}])
+    };
+    let inside = json!([{"path": "/bin/sh", "args": ["sh", "-c", "read -r s; echo startContainer >> /order"]}]);
+    b.config["hooks"] = json!({
+        "prestart": host("prestart"), "createRuntime": host("createRuntime"),
+        "createContainer": host("createContainer"), "startContainer": inside,
+        "poststart": host("poststart"), "poststop": host("poststop"),
+    });
+    assert_eq!(b.create().code, 0, "{}", b.output());
+    let before = fs::read_to_string(&order).unwrap();
+    assert_eq!(before, "prestart\ncreateRuntime\ncreateContainer\n");
+    assert_eq!(b.call(&["start", &b.id]).code, 0);
+    b.wait_for("stopped");
+    assert_eq!(b.call(&["delete", &b.id]).code, 0);
+    let all = fs::read_to_string(&order).unwrap();
+    let mut after: Vec<&str> = all.lines().skip(3).collect();
+    assert_eq!(after.pop(), Some("poststop"));
+    // poststart and the program are not ordered.
+    after.sort_unstable();
+    assert_eq!(after, ["main", "poststart", "startContainer"]);
+}
+
+#[test]
+fn a_hook_that_fails_or_hangs_fails_create() {
+    let Some(mut b) = Bundle::new("true") else { return };
+    for (args, timeout, text) in [
+        (json!(["sh", "-c", "exit 3"]), 10, "exit status 3"),
+        (json!(["sleep", "100"]), 1, "hook ran past specified timeout"),
+    ] {
+        b.config["hooks"] =
+            json!({"createRuntime": [{"path": "/bin/busybox", "args": args, "timeout": timeout}]});
+        let said = b.create();
+        assert!(said.code == 1 && said.out.contains(text), "{said:?}");
+        b.assert_gone();
+    }
+}
+
+#[test]
+fn a_killed_create_leaves_something_that_force_deletes() {
+    let Some(mut b) = Bundle::new("sleep 1000") else { return };
+    b.config["hooks"] =
+        json!({"createRuntime": [{"path": "/bin/busybox", "args": ["sleep", "3"]}]});
+    for pause in [0u64, 2, 5, 10, 20, 40, 80, 200] {
+        let mut child = b.runc(&["create", &b.id]).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let deleted = b.call(&["delete", "--force", &b.id]);
+        assert_eq!(deleted.code, 0, "after {pause} ms: {deleted:?}");
+        b.assert_gone();
+    }
+}
+
+#[test]
+fn the_log_is_what_a_shim_reads() {
+    let Some(b) = Bundle::new("true") else { return };
+    let said = b.call(&["--log", "log.json", "--log-format", "json", "start", "nothing"]);
+    assert_eq!((said.code, said.err.as_str()), (1, "container does not exist\n"));
+    let log = fs::read_to_string(b.path().join("log.json")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(log.trim()).unwrap();
+    assert_eq!(
+        (&line["level"], &line["msg"]),
+        (&json!("error"), &json!("container does not exist"))
+    );
+    assert!(line["time"].is_string());
+}

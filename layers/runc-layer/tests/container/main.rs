@@ -1,0 +1,10 @@
+//! The program on real containers, as root with a static busybox.
+
+#[cfg(test)]
+mod bundle;
+#[cfg(test)]
+mod isolation;
+#[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
+mod refusals;

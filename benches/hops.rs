@@ -1,6 +1,8 @@
 //! What one call of a hop costs, in process and over its wire: the floor under every hop that the
 //! lab reports.
 
+#![allow(clippy::expect_used, reason = "a benchmark that cannot be set up has no result")]
+
 use std::{hint::black_box, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -48,7 +50,8 @@ fn hop(c: &mut Criterion) {
     for (name, face) in faces {
         group.bench_function(name, |b| {
             b.iter(|| {
-                let call = face.handle(&Cx::background(), ForwardRequest::default());
+                let cx = Cx::background();
+                let call = face.handle(&cx, ForwardRequest::default());
                 black_box(runtime.block_on(call)).expect("the sink answers")
             })
         });

@@ -4,6 +4,8 @@
 //! Each test starts its daemons in a directory of its own and ends them; it says SKIP where root
 //! or the peer is missing.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 mod machine;
 mod rig;
 

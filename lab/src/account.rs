@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// What a part of a pod's time was spent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A layer's own work.
     Work,
     /// Crossing from one layer to the next: encoding, sockets, scheduling, starting a program.
@@ -21,7 +21,7 @@ pub enum Kind {
 
 /// One part of a pod's time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Part {
+pub(crate) struct Part {
     /// The layer or the hop.
     pub at: String,
     /// Which of the two it is.
@@ -34,7 +34,7 @@ pub struct Part {
 
 /// The parts of one pod's life.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Account {
+pub(crate) struct Account {
     /// The root span's length in microseconds; the parts' sum.
     pub total_us: f64,
     /// Largest first.
@@ -44,7 +44,7 @@ pub struct Account {
 }
 
 /// A pod's spans as a tree.
-pub struct Tree<'a> {
+pub(crate) struct Tree<'a> {
     spans: Vec<&'a Span>,
     children: HashMap<&'a str, Vec<usize>>,
     root: usize,
@@ -52,7 +52,7 @@ pub struct Tree<'a> {
 
 impl<'a> Tree<'a> {
     /// The tree of the trace `id`; `None` when its root is not among the spans.
-    pub fn of(all: &'a [Span], id: &str) -> Option<Tree<'a>> {
+    pub(crate) fn of(all: &'a [Span], id: &str) -> Option<Tree<'a>> {
         let spans: Vec<&Span> = all.iter().filter(|s| s.trace == id).collect();
         let root = spans.iter().position(|s| s.parent.is_none())?;
         let mut children: HashMap<&str, Vec<usize>> = HashMap::new();
@@ -68,7 +68,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Every span, the root first, children after their parents in order of time, with its depth.
-    pub fn walk(&self) -> Vec<(usize, &'a Span)> {
+    pub(crate) fn walk(&self) -> Vec<(usize, &'a Span)> {
         let mut out = Vec::with_capacity(self.spans.len());
         let mut stack = vec![(0, self.root)];
         while let Some((depth, i)) = stack.pop() {
@@ -83,7 +83,7 @@ impl<'a> Tree<'a> {
     }
 
     /// The account of the whole tree.
-    pub fn account(&self) -> Account {
+    pub(crate) fn account(&self) -> Account {
         let root = self.spans[self.root];
         let whole = Slice { from: root.start_ns, to: root.end_ns, share: 1.0 };
         let mut parts: BTreeMap<(String, Kind), (f64, u64)> = BTreeMap::new();

@@ -31,7 +31,7 @@ const WARM_UP: usize = 2;
 
 /// What to compare.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// Measured pods on each path.
     pub pods: usize,
     /// The pod; the built-in one when absent.
@@ -44,7 +44,7 @@ pub struct Options {
 }
 
 /// A comparison's results, and the spans they come from.
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// The results.
     pub outcome: Outcome,
     /// For each path, the spans of the pod nearest to its median.
@@ -70,7 +70,7 @@ struct Running {
 /// # Errors
 /// When the manifest or an image is wrong, a sandbox cannot be made, or a pod fails: the error of
 /// the layer that found the fault.
-pub fn run(options: &Options, mut started: impl FnMut(Jobs)) -> Result<Comparison> {
+pub(crate) fn run(options: &Options, mut started: impl FnMut(Jobs)) -> Result<Comparison> {
     let workload = Workload::of(options)?;
     let manifest = &workload.manifest;
     let eras: Vec<Era> = options.paths.iter().map(|p| Era::find(p)).collect::<Result<_>>()?;

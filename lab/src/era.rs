@@ -15,7 +15,7 @@ const PRESETS: [&str; 3] = [
 /// A path from the kubelet to the kernel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Era {
+pub(crate) struct Era {
     /// Its name.
     pub name: String,
     /// The layers, as a reader would draw them.
@@ -39,7 +39,7 @@ pub struct Era {
 /// A file that a path's daemons read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct File {
+pub(crate) struct File {
     /// Where it stands.
     pub path: String,
     /// What it says.
@@ -49,7 +49,7 @@ pub struct File {
 /// Who keeps a path's images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Images {
+pub(crate) enum Images {
     /// The Docker daemon: archives are loaded through its API.
     Docker,
     /// containerd: archives are imported through its transfer service.
@@ -61,7 +61,7 @@ pub enum Images {
 /// One daemon of a path.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Daemon {
+pub(crate) struct Daemon {
     /// The layer it is.
     pub layer: String,
     /// The program.
@@ -74,7 +74,7 @@ pub struct Daemon {
 
 /// What stands for the names in braces in an era's file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Places {
+pub(crate) struct Places {
     /// State that outlives a daemon's restart.
     pub root: String,
     /// Sockets and other state that does not outlive the sandbox.
@@ -106,7 +106,7 @@ impl Era {
     ///
     /// # Errors
     /// When there is neither, and when the file is not an era: with the field and the reason.
-    pub fn find(name: &str) -> Result<Era> {
+    pub(crate) fn find(name: &str) -> Result<Era> {
         for text in PRESETS {
             let era: Era = toml::from_str(text).context("preset")?;
             if era.name == name {
@@ -125,12 +125,12 @@ impl Era {
     ///
     /// # Errors
     /// When a preset is not an era.
-    pub fn presets() -> Result<Vec<Era>> {
+    pub(crate) fn presets() -> Result<Vec<Era>> {
         PRESETS.iter().map(|text| toml::from_str(text).context("preset")).collect()
     }
 
     /// The era with every name in braces replaced.
-    pub fn at(mut self, places: &Places) -> Era {
+    pub(crate) fn at(mut self, places: &Places) -> Era {
         self.cri = places.fill(&self.cri);
         for file in &mut self.files {
             file.path = places.fill(&file.path);

@@ -20,7 +20,7 @@ const NAMESPACE: &str = "lab";
 ///
 /// # Errors
 /// Those of the registry or the archive, in containerd-layer's words.
-pub fn archive(what: &str, to: &Path) -> Result<String> {
+pub(crate) fn archive(what: &str, to: &Path) -> Result<String> {
     let dir = tempfile::tempdir()?;
     let store = Store::open(&dir.path().join("root"), &dir.path().join("state"))?;
     let runtime =

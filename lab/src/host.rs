@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use crate::outcome::Host;
 
 /// This machine.
-pub fn read() -> Host {
+pub(crate) fn read() -> Host {
     let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, key: &str| {
         text.lines()

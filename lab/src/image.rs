@@ -9,15 +9,15 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 /// The sandbox's image.
-pub const PAUSE: &str = "strata.local/pause:1";
+pub(crate) const PAUSE: &str = "strata.local/pause:1";
 /// The application's image.
-pub const APP: &str = "strata.local/app:1";
+pub(crate) const APP: &str = "strata.local/app:1";
 
 /// Writes the archive of both images to `to`.
 ///
 /// # Errors
 /// Those of reading this program and writing the archive.
-pub fn write(to: &Path) -> Result<()> {
+pub(crate) fn write(to: &Path) -> Result<()> {
     let layer = layer().context("the built-in image's layer")?;
     let config = config(&layer)?;
     let layer_name = format!("{}/layer.tar", hex(&layer));
@@ -93,7 +93,7 @@ fn hex(bytes: &[u8]) -> String {
 ///
 /// # Errors
 /// Those of taking the signals over.
-pub fn pause() -> Result<()> {
+pub(crate) fn pause() -> Result<()> {
     use nix::sys::{
         signal::{SigSet, Signal},
         wait::{WaitPidFlag, WaitStatus, waitpid},

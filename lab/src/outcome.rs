@@ -8,7 +8,7 @@ use crate::account::Part;
 
 /// One comparison.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// What it ran on.
     pub host: Host,
     /// The version of each program, by its name.
@@ -24,7 +24,7 @@ pub struct Outcome {
 
 /// What a comparison ran on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Host {
+pub(crate) struct Host {
     /// The kernel's release.
     pub kernel: String,
     /// The processor's name.
@@ -41,7 +41,7 @@ pub struct Host {
 
 /// What one path did.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PathOutcome {
+pub(crate) struct PathOutcome {
     /// The path's name.
     pub name: String,
     /// The layers, as a reader would draw them.
@@ -54,7 +54,7 @@ pub struct PathOutcome {
 
 /// What one pod did.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PodOutcome {
+pub(crate) struct PodOutcome {
     /// From its manifest to all its containers running, in microseconds.
     pub start_us: f64,
     /// From its manifest to nothing being left of it, in microseconds, as the kubelet's own clock
@@ -68,7 +68,7 @@ pub struct PodOutcome {
 
 impl PodOutcome {
     /// How far the parts' sum is from the whole, as a share of the whole.
-    pub fn difference(&self) -> f64 {
+    pub(crate) fn difference(&self) -> f64 {
         let sum: f64 = self.parts.iter().map(|p| p.us).sum();
         (sum - self.life_us).abs() / self.life_us
     }
@@ -76,7 +76,7 @@ impl PodOutcome {
 
 /// What one layer's processes used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct LayerUse {
+pub(crate) struct LayerUse {
     /// The layer.
     pub name: String,
     /// Proportional set size of all its processes, in KiB, while one pod runs.
@@ -88,7 +88,7 @@ pub struct LayerUse {
 }
 
 /// The value below which the share `q` of `values` lies (nearest rank); 0 for none.
-pub fn quantile(values: &[f64], q: f64) -> f64 {
+pub(crate) fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     match sorted.len() {

@@ -25,7 +25,7 @@ use crate::stack::Plan;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// A running sandbox.
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     name: String,
     dir: PathBuf,
     /// What the sandbox says on standard error; held open, for the keeper removes its name.
@@ -37,7 +37,7 @@ pub struct Sandbox {
 
 /// The end at which jobs go in; closing it ends the stack.
 #[derive(Clone, Default)]
-pub struct Jobs(Arc<Mutex<Option<ChildStdin>>>);
+pub(crate) struct Jobs(Arc<Mutex<Option<ChildStdin>>>);
 
 impl Jobs {
     /// Sends one line.
@@ -48,13 +48,13 @@ impl Jobs {
     }
 
     /// Ends the stack.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.0.lock().unwrap_or_else(|e| e.into_inner()).take();
     }
 }
 
 /// Where a sandbox's things are, outside and inside.
-pub struct Layout {
+pub(crate) struct Layout {
     /// The sandbox's directory on the host.
     pub dir: PathBuf,
 }
@@ -64,7 +64,7 @@ impl Layout {
     ///
     /// # Errors
     /// Those of making directories.
-    pub fn new(name: &str) -> Result<Layout> {
+    pub(crate) fn new(name: &str) -> Result<Layout> {
         let dir = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir()?.keep();
         for sub in ["bundle/rootfs", "root", "shared"] {
             fs::create_dir_all(dir.join(sub))?;
@@ -75,12 +75,12 @@ impl Layout {
     }
 
     /// A file that both sides see, as the host names it.
-    pub fn shared(&self, name: &str) -> PathBuf {
+    pub(crate) fn shared(&self, name: &str) -> PathBuf {
         self.dir.join("shared").join(name)
     }
 
     /// The same file as the sandbox names it.
-    pub fn inside(&self, name: &str) -> PathBuf {
+    pub(crate) fn inside(&self, name: &str) -> PathBuf {
         Path::new("/shared").join(name)
     }
 }
@@ -90,7 +90,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// When the sandbox cannot be made: what is missing, in the runtime's words.
-    pub fn start(name: &str, layout: &Layout, plan: &Plan) -> Result<Sandbox> {
+    pub(crate) fn start(name: &str, layout: &Layout, plan: &Plan) -> Result<Sandbox> {
         let program = std::env::current_exe()?;
         let id = layout.dir.file_name().context("sandbox")?.to_string_lossy().into_owned();
         let config = config(&program, &id, layout, plan)?;
@@ -120,12 +120,12 @@ impl Sandbox {
     }
 
     /// The keeper's pid: the ancestor of every process of the sandbox.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.keeper.id()
     }
 
     /// The end at which jobs go in.
-    pub fn jobs(&self) -> Jobs {
+    pub(crate) fn jobs(&self) -> Jobs {
         self.jobs.clone()
     }
 
@@ -133,7 +133,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// When the stack has gone, with its last words.
-    pub fn send(&mut self, job: &Value) -> Result<()> {
+    pub(crate) fn send(&mut self, job: &Value) -> Result<()> {
         self.jobs.send(&job.to_string()).or_else(|e| bail!("{e}: {}", self.last_words()))
     }
 
@@ -141,7 +141,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// When the stack has gone, with its last words.
-    pub fn answer(&mut self) -> Result<Value> {
+    pub(crate) fn answer(&mut self) -> Result<Value> {
         let mut line = String::new();
         if self.answers.read_line(&mut line)? == 0 {
             bail!("the stack {} ended: {}", self.name, self.last_words());
@@ -181,7 +181,7 @@ impl Drop for Sandbox {
 ///
 /// # Errors
 /// Those of running the runtime.
-pub fn keep(dir: &Path) -> Result<i32> {
+pub(crate) fn keep(dir: &Path) -> Result<i32> {
     let id = "sandbox";
     let status = runtime(dir)?.args(["run", "--bundle"]).arg(dir.join("bundle")).arg(id).status();
     // After a whole run there is nothing left to delete, and that is not an error.

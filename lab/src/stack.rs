@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a sandbox's init is told, as JSON in its one argument.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The path, not yet filled in.
     pub era: Era,
     /// Its places.
@@ -41,7 +41,7 @@ pub struct Plan {
 }
 
 /// The programs that this one is, by the name it is executed under.
-pub const PROGRAMS: [&str; 8] = [
+pub(crate) const PROGRAMS: [&str; 8] = [
     "strata-kubelet",
     "strata-dockershim",
     "strata-dockerd",
@@ -53,13 +53,13 @@ pub const PROGRAMS: [&str; 8] = [
 ];
 
 /// The names under which CNI configurations find the plugins.
-pub const PLUGINS: [&str; 4] = ["loopback", "bridge", "host-local", "portmap"];
+pub(crate) const PLUGINS: [&str; 4] = ["loopback", "bridge", "host-local", "portmap"];
 
 /// Runs the stack until its driver goes away.
 ///
 /// # Errors
 /// When a daemon does not come up, with its last words; and those of importing the images.
-pub fn run(plan: Plan) -> Result<()> {
+pub(crate) fn run(plan: Plan) -> Result<()> {
     let bin = Path::new(&plan.places.bin);
     fs::create_dir_all(bin)?;
     for name in PROGRAMS.iter().chain(&PLUGINS) {

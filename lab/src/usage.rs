@@ -20,7 +20,7 @@ const LAYERS: [(&str, &str); 8] = [
 ];
 
 /// What the descendants of the process `ancestor` use now, by layer.
-pub fn sample(ancestor: u32) -> Vec<LayerUse> {
+pub(crate) fn sample(ancestor: u32) -> Vec<LayerUse> {
     let parents: HashMap<u32, u32> = pids().filter_map(|pid| Some((pid, stat(pid)?.0))).collect();
     let belongs = |mut pid: u32| {
         while let Some(&parent) = parents.get(&pid) {

@@ -1,7 +1,6 @@
 //! What a test must leave as it found it, and what keeps a test from running.
 
-// Each test program uses a part of this.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::{
     collections::BTreeSet,
@@ -11,12 +10,12 @@ use std::{
 };
 
 /// Says why a test does not run here.
-pub fn skip(reason: &str) {
+pub(crate) fn skip(reason: &str) {
     eprintln!("SKIP: {reason}");
 }
 
 /// Why no sandbox can be made here; `None` when it can.
-pub fn no_sandbox() -> Option<String> {
+pub(crate) fn no_sandbox() -> Option<String> {
     if nix::unistd::getuid().is_root() {
         return None;
     }
@@ -28,7 +27,7 @@ pub fn no_sandbox() -> Option<String> {
 }
 
 /// Why a program of a peer cannot be run here; `None` when it can.
-pub fn no_program(name: &str) -> Option<String> {
+pub(crate) fn no_program(name: &str) -> Option<String> {
     let path = std::env::var("PATH").unwrap_or_default();
     let found = path.split(':').any(|dir| Path::new(dir).join(name).exists());
     (!found).then(|| format!("{name} is not installed"))
@@ -36,7 +35,7 @@ pub fn no_program(name: &str) -> Option<String> {
 
 /// The mounts, links, cgroups, Strata's processes, and Strata's files of a machine.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Machine {
+pub(crate) struct Machine {
     mounts: BTreeSet<String>,
     links: BTreeSet<String>,
     cgroups: BTreeSet<String>,
@@ -46,7 +45,7 @@ pub struct Machine {
 
 impl Machine {
     /// The machine as it is.
-    pub fn now() -> Machine {
+    pub(crate) fn now() -> Machine {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         Machine {
             mounts: mounts.lines().map(str::to_owned).collect(),
@@ -66,7 +65,7 @@ impl Machine {
 
     /// Fails unless the machine becomes what it was; the kernel takes a namespace down, and the
     /// keeper of a killed comparison works, a moment after the last process has ended.
-    pub fn assert_unchanged(&self) {
+    pub(crate) fn assert_unchanged(&self) {
         let begun = Instant::now();
         loop {
             let now = Machine::now();

@@ -1,7 +1,6 @@
 //! Daemons, Strata's and real ones, in a directory of their own, and their command line clients.
 
-// Each test program uses a part of this.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::{
     ffi::OsString,
@@ -15,26 +14,26 @@ use std::{
 use crate::machine::Machine;
 
 /// The test image as Docker names it.
-pub const IMAGE: &str = "strata-test/busybox:1";
+pub(crate) const IMAGE: &str = "strata-test/busybox:1";
 /// The test image as containerd names it.
-pub const CTR_IMAGE: &str = "docker.io/strata-test/busybox:1";
+pub(crate) const CTR_IMAGE: &str = "docker.io/strata-test/busybox:1";
 
 /// What a program said.
-pub struct Said {
+pub(crate) struct Said {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
 }
 
 /// A command line client of a daemon.
-pub struct Client {
+pub(crate) struct Client {
     program: String,
     args: Vec<OsString>,
 }
 
 impl Client {
     /// Runs it.
-    pub fn run(&self, args: &[&str]) -> Said {
+    pub(crate) fn run(&self, args: &[&str]) -> Said {
         let out = Command::new(&self.program).args(&self.args).args(args).output().unwrap();
         Said {
             code: out.status.code().unwrap_or(-1),
@@ -44,7 +43,7 @@ impl Client {
     }
 
     /// Runs it; it must succeed.
-    pub fn ok(&self, args: &[&str]) -> String {
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
         let said = self.run(args);
         assert_eq!(said.code, 0, "{} {args:?}: {}{}", self.program, said.stdout, said.stderr);
         said.stdout
@@ -52,7 +51,7 @@ impl Client {
 }
 
 /// The daemons of one test.
-pub struct Rig {
+pub(crate) struct Rig {
     dir: tempfile::TempDir,
     before: Machine,
     daemons: Vec<Child>,
@@ -60,7 +59,7 @@ pub struct Rig {
 
 impl Rig {
     /// Nothing runs yet.
-    pub fn new(name: &str) -> Rig {
+    pub(crate) fn new(name: &str) -> Rig {
         let before = Machine::now();
         let dir =
             tempfile::Builder::new().prefix(&format!("strata-rig-{name}-")).tempdir().unwrap();
@@ -82,17 +81,17 @@ impl Rig {
     }
 
     /// A path in the rig's directory.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// One of Strata's programs.
-    pub fn program(&self, name: &str) -> PathBuf {
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.path("bin").join(name)
     }
 
     /// A `docker save` archive of busybox.
-    pub fn archive(&self) -> PathBuf {
+    pub(crate) fn archive(&self) -> PathBuf {
         let path = self.path("image.tar");
         fs::write(&path, archive()).unwrap();
         path
@@ -123,7 +122,7 @@ impl Rig {
     }
 
     /// Starts strata-containerd.
-    pub fn strata_containerd(&mut self) -> Client {
+    pub(crate) fn strata_containerd(&mut self) -> Client {
         let socket = self.path("containerd.sock");
         let args =
             self.args(&["--root", "@root-c", "--state", "@run-c", "--address", "@containerd.sock"]);
@@ -132,7 +131,7 @@ impl Rig {
     }
 
     /// Starts a real containerd.
-    pub fn real_containerd(&mut self) -> Client {
+    pub(crate) fn real_containerd(&mut self) -> Client {
         let config = format!(
             "version = 2\nroot = \"{0}/root-c\"\nstate = \"{0}/run-c\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = \"{0}/containerd.sock\"\n",
             self.dir.path().display()
@@ -149,7 +148,7 @@ impl Rig {
     }
 
     /// Starts strata-dockerd on the rig's containerd.
-    pub fn strata_dockerd(&mut self) -> Client {
+    pub(crate) fn strata_dockerd(&mut self) -> Client {
         let args = self.args(&[
             "-H",
             "unix://@docker.sock",
@@ -170,7 +169,7 @@ impl Rig {
     }
 
     /// Starts a real dockerd on the rig's containerd, with strata-runc as the runtime `strata`.
-    pub fn real_dockerd(&mut self) -> Client {
+    pub(crate) fn real_dockerd(&mut self) -> Client {
         let mut args = self.args(&[
             "-H",
             "unix://@docker.sock",
@@ -204,7 +203,7 @@ impl Rig {
     }
 
     /// Ends the daemons; the machine must be what it was.
-    pub fn end(mut self) {
+    pub(crate) fn end(mut self) {
         self.stop();
         let before = std::mem::replace(&mut self.before, Machine::now());
         drop(self);
@@ -237,7 +236,7 @@ impl Drop for Rig {
 }
 
 /// Waits until something becomes true.
-pub fn eventually(mut what: impl FnMut() -> bool) {
+pub(crate) fn eventually(mut what: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !what() {
         assert!(begun.elapsed() < Duration::from_secs(10), "it never came true");

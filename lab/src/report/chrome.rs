@@ -4,7 +4,7 @@ use hops::trace::{Side, Span};
 use serde_json::{Value, json};
 
 /// The trace of the typical pods: a process for each process, an arrow for each hop.
-pub fn render(paths: &[(String, &[Span])]) -> Value {
+pub(crate) fn render(paths: &[(String, &[Span])]) -> Value {
     let mut events = Vec::new();
     for (name, spans) in paths {
         let Some(begin) = spans.iter().map(|s| s.start_ns).min() else { continue };

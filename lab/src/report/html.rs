@@ -14,7 +14,7 @@ use crate::{
 const STYLE: &str = include_str!("style.css");
 
 /// The page.
-pub fn render(comparison: &Comparison) -> String {
+pub(crate) fn render(comparison: &Comparison) -> String {
     let outcome = &comparison.outcome;
     html! {
         (DOCTYPE)

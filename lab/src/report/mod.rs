@@ -1,9 +1,9 @@
 //! What a comparison looks like: a table for the terminal, a page for the browser, a trace for
 //! Perfetto.
 
-pub mod chrome;
-pub mod html;
-pub mod table;
+pub(crate) mod chrome;
+pub(crate) mod html;
+pub(crate) mod table;
 
 use crate::{
     account::Kind,
@@ -30,7 +30,7 @@ const ORDER: [&str; 14] = [
 
 /// One row of the hop table: a part, and its median on each path in microseconds with the calls
 /// of one pod.
-pub struct Row {
+pub(crate) struct Row {
     /// The layer or hop.
     pub at: String,
     /// Which of the two.
@@ -40,7 +40,7 @@ pub struct Row {
 }
 
 /// The hop table of an outcome.
-pub fn rows(outcome: &Outcome) -> Vec<Row> {
+pub(crate) fn rows(outcome: &Outcome) -> Vec<Row> {
     let mut rows = Vec::new();
     for at in ORDER {
         for kind in [Kind::Work, Kind::Hop] {
@@ -65,7 +65,7 @@ fn cell(path: &PathOutcome, at: &str, kind: Kind) -> Option<(f64, u64)> {
 }
 
 /// Start and life of a path's pods: (p50, p99) of each, in milliseconds.
-pub fn times(path: &PathOutcome) -> [(f64, f64); 2] {
+pub(crate) fn times(path: &PathOutcome) -> [(f64, f64); 2] {
     let of = |time: fn(&crate::outcome::PodOutcome) -> f64| {
         let values: Vec<f64> = path.pods.iter().map(|p| time(p) / 1000.0).collect();
         (quantile(&values, 0.5), quantile(&values, 0.99))
@@ -74,7 +74,7 @@ pub fn times(path: &PathOutcome) -> [(f64, f64); 2] {
 }
 
 /// The largest difference between a pod's whole and the sum of its parts, as a share of the whole.
-pub fn largest_difference(outcome: &Outcome) -> f64 {
+pub(crate) fn largest_difference(outcome: &Outcome) -> f64 {
     let pods = outcome.paths.iter().flat_map(|path| &path.pods);
     pods.map(|pod| pod.difference()).fold(0.0, f64::max)
 }

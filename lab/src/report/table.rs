@@ -6,7 +6,7 @@ use super::{largest_difference, rows, times};
 use crate::{account::Kind, outcome::Outcome};
 
 /// The side-by-side tables and the check of the sum.
-pub fn render(outcome: &Outcome) -> String {
+pub(crate) fn render(outcome: &Outcome) -> String {
     let mut out = String::new();
     for path in &outcome.paths {
         out += &format!("{:>10}  {}\n", path.name, path.title);

@@ -26,7 +26,12 @@ use hops::{
 };
 use nix::{sys::signal, unistd::Pid};
 use prost::Message;
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_strata-containerd"))
@@ -137,16 +142,20 @@ async fn a_dead_shim_is_told_and_cleaned_up_after() {
 
     let pid = case.run("orphan", "sleep 1000").await;
     let wait = WaitRequest { container_id: "orphan".into(), ..Default::default() };
-    let (waiting, cx) = (case.client(), case.cx.clone());
-    let waiting = tokio::spawn(async move { waiting.handle(&cx, wait).await });
+    let mut waiting = std::pin::pin!(client.handle(&case.cx, wait));
+    // The wait is on its way; what is asked after it on the same connection, down to the same
+    // shim, is answered once it has arrived.
+    let sent = |cx: &mut Context<'_>| Poll::Ready(waiting.as_mut().poll(cx).is_pending());
+    assert!(std::future::poll_fn(sent).await);
+    let get = || GetRequest { container_id: "orphan".into(), ..Default::default() };
+    client.handle(&case.cx, get()).await.unwrap();
     signal::kill(Pid::from_raw(shim_of(pid)), signal::Signal::SIGKILL).unwrap();
 
     let exit = events.next().await.unwrap().unwrap().event.unwrap();
     let exit = TaskExit::decode(exit.value.as_slice()).unwrap();
     assert_eq!((exit.id.as_str(), exit.pid, exit.exit_status), ("orphan", pid, 137));
-    assert_eq!(waiting.await.unwrap().unwrap().exit_status, 137);
-    let get = GetRequest { container_id: "orphan".into(), ..Default::default() };
-    assert_eq!(client.handle(&case.cx, get).await.unwrap_err().kind, Kind::NotFound);
+    assert_eq!(waiting.await.unwrap().exit_status, 137);
+    assert_eq!(client.handle(&case.cx, get()).await.unwrap_err().kind, Kind::NotFound);
     assert_eq!(case.bundles(), 0);
 
     // A shim that dies while there is no daemon is found out by the next one.

@@ -34,6 +34,8 @@ const RUNTIME: &str = r#"#!/bin/sh
 while [ "${1#--}" != "$1" ]; do
   case $1 in --root) root=$2;; --log) log=$2;; esac; shift 2
 done
+# What a shell puts in the background reads /dev/null, unless the input has another number first.
+exec 3<&0
 verb=$1; shift
 while [ $# -gt 1 ]; do
   case $1 in --bundle) bundle=$2; shift;; --pid-file) pid=$2; shift;; esac
@@ -47,10 +49,10 @@ create)
   if [ -e $bundle/fail ]; then
     echo '{"level":"error","msg":"exec: \"/nope\": not found"}' >> $log; exit 1
   fi
-  sh -c "while [ ! -e $home/started ]; do sleep 0.01; done; cat; exit 3" <&0 &
+  sh -c "while [ ! -e $home/started ]; do sleep 0.01; done; cat; exit 3" <&3 3<&- &
   echo $! > $pid; echo $! > $home/pid;;
 start) touch $home/started;;
-exec) sh -c 'cat; exit 4' <&0 & echo $! > $pid;;
+exec) sh -c 'cat; exit 4' <&3 3<&- & echo $! > $pid;;
 kill) kill -$1 $(cat $home/pid) 2>/dev/null || { echo 'container not running' >&2; exit 1; };;
 delete) [ ! -e $home/pid ] || kill -9 $(cat $home/pid) 2>/dev/null; rm -rf $home;;
 esac

@@ -6,7 +6,7 @@ mod machine;
 
 use std::{collections::BTreeSet, fs, process::Command};
 
-use machine::{Machine, skip};
+use machine::{Watch, skip};
 use serde_json::Value;
 
 fn strata() -> Command {
@@ -45,7 +45,7 @@ fn parts(pod: &Value) -> impl Iterator<Item = (&str, &str, f64)> {
 
 #[test]
 fn a_pod_crosses_every_hop_of_both_paths_and_the_parts_sum_to_the_whole() {
-    let before = Machine::now();
+    let watch = Watch::begin();
     let Some(outcome) = compare(&["--pods", "3"]) else { return };
     let paths = outcome["paths"].as_array().unwrap();
     let expected: [(&str, &[&str], &[&str]); 2] = [
@@ -97,7 +97,7 @@ fn a_pod_crosses_every_hop_of_both_paths_and_the_parts_sum_to_the_whole() {
             assert!(layers_used.contains(layer), "{name}: no memory of {layer}");
         }
     }
-    before.assert_unchanged();
+    watch.assert_unchanged();
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn an_interrupted_comparison_leaves_nothing_behind() {
     use nix::sys::signal::{Signal, kill};
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
         for wait_ms in [50, 700, 1500] {
-            let before = Machine::now();
+            let watch = Watch::begin();
             let dir = tempfile::tempdir().unwrap();
             let mut child = strata()
                 .args(["compare", "--pods", "1000", "--report"])
@@ -120,7 +120,7 @@ fn an_interrupted_comparison_leaves_nothing_behind() {
             std::thread::sleep(std::time::Duration::from_millis(wait_ms));
             kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
             child.wait().unwrap();
-            before.assert_unchanged();
+            watch.assert_unchanged();
         }
     }
 }
@@ -141,7 +141,7 @@ fn a_wrong_manifest_is_refused_with_the_field_and_the_reason() {
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {}\n", ["spec", "containers"]),
     ] {
         fs::write(&manifest, text).unwrap();
-        let before = Machine::now();
+        let watch = Watch::begin();
         let out = strata()
             .args(["compare", "--pods", "1", "--report"])
             .arg(dir.path())
@@ -154,6 +154,6 @@ fn a_wrong_manifest_is_refused_with_the_field_and_the_reason() {
         for word in words {
             assert!(stderr.contains(word), "{word:?} is not in {stderr:?}");
         }
-        before.assert_unchanged();
+        watch.assert_unchanged();
     }
 }

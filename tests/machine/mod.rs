@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::fcntl::{Flock, FlockArg};
+
 /// Says why a test does not run here.
 pub(crate) fn skip(reason: &str) {
     eprintln!("SKIP: {reason}");
@@ -33,9 +35,44 @@ pub(crate) fn no_program(name: &str) -> Option<String> {
     (!found).then(|| format!("{name} is not installed"))
 }
 
+/// A machine that nobody else works on, as it was to begin with.
+///
+/// What is left behind can only be told by the one who is alone, so a test that watches waits for
+/// every other one that does, in whatever process it runs.
+pub(crate) struct Watch {
+    before: Machine,
+    _alone: Flock<fs::File>,
+}
+
+impl Watch {
+    /// From now on.
+    pub(crate) fn begin() -> Watch {
+        let lock = Path::new(env!("CARGO_TARGET_TMPDIR")).join("machine.lock");
+        let alone = Flock::lock(fs::File::create(lock).unwrap(), FlockArg::LockExclusive)
+            .map_err(|(_, e)| e)
+            .unwrap();
+        Watch { before: Machine::now(), _alone: alone }
+    }
+
+    /// Fails unless the machine becomes what it was; the kernel takes a namespace down, and the
+    /// keeper of a killed comparison works, a moment after the last process has ended.
+    pub(crate) fn assert_unchanged(&self) {
+        let begun = Instant::now();
+        loop {
+            let now = Machine::now();
+            if now == self.before {
+                return;
+            }
+            let what = now.other_than(&self.before);
+            assert!(begun.elapsed() < Duration::from_secs(15), "left behind: {what}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
 /// The mounts, links, cgroups, Strata's processes, and Strata's files of a machine.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Machine {
+struct Machine {
     mounts: BTreeSet<String>,
     links: BTreeSet<String>,
     cgroups: BTreeSet<String>,
@@ -45,7 +82,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// The machine as it is.
-    pub(crate) fn now() -> Machine {
+    fn now() -> Machine {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         Machine {
             mounts: mounts.lines().map(str::to_owned).collect(),
@@ -63,26 +100,23 @@ impl Machine {
         }
     }
 
-    /// Fails unless the machine becomes what it was; the kernel takes a namespace down, and the
-    /// keeper of a killed comparison works, a moment after the last process has ended.
-    pub(crate) fn assert_unchanged(&self) {
-        let begun = Instant::now();
-        loop {
-            let now = Machine::now();
-            if now == *self {
-                return;
-            }
-            assert!(
-                begun.elapsed() < Duration::from_secs(15),
-                "left behind:\n mounts {:?}\n links {:?}\n cgroups {:?}\n processes {:?}\n files {:?}",
-                now.mounts.symmetric_difference(&self.mounts).collect::<Vec<_>>(),
-                now.links.symmetric_difference(&self.links).collect::<Vec<_>>(),
-                now.cgroups.symmetric_difference(&self.cgroups).collect::<Vec<_>>(),
-                now.processes.symmetric_difference(&self.processes).collect::<Vec<_>>(),
-                now.files.symmetric_difference(&self.files).collect::<Vec<_>>(),
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
+    /// What is here and was not there, or the other way round.
+    fn other_than(&self, other: &Machine) -> String {
+        let kinds = [
+            ("mounts", &self.mounts, &other.mounts),
+            ("links", &self.links, &other.links),
+            ("cgroups", &self.cgroups, &other.cgroups),
+            ("processes", &self.processes, &other.processes),
+            ("files", &self.files, &other.files),
+        ];
+        let changed = kinds.into_iter().filter(|(_, here, there)| here != there);
+        changed
+            .map(|(kind, here, there)| {
+                let more: Vec<_> = here.difference(there).collect();
+                let less: Vec<_> = there.difference(here).collect();
+                format!("\n{kind}: new {more:?}, gone {less:?}")
+            })
+            .collect()
     }
 }
 

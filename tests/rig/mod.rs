@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::machine::Machine;
+use crate::machine::Watch;
 
 /// The test image as Docker names it.
 pub(crate) const IMAGE: &str = "strata-test/busybox:1";
@@ -53,17 +53,17 @@ impl Client {
 /// The daemons of one test.
 pub(crate) struct Rig {
     dir: tempfile::TempDir,
-    before: Machine,
+    watch: Option<Watch>,
     daemons: Vec<Child>,
 }
 
 impl Rig {
     /// Nothing runs yet.
     pub(crate) fn new(name: &str) -> Rig {
-        let before = Machine::now();
+        let watch = Some(Watch::begin());
         let dir =
             tempfile::Builder::new().prefix(&format!("strata-rig-{name}-")).tempdir().unwrap();
-        let rig = Rig { dir, before, daemons: Vec::new() };
+        let rig = Rig { dir, watch, daemons: Vec::new() };
         fs::create_dir(rig.path("bin")).unwrap();
         for program in [
             "strata-containerd",
@@ -205,9 +205,11 @@ impl Rig {
     /// Ends the daemons; the machine must be what it was.
     pub(crate) fn end(mut self) {
         self.stop();
-        let before = std::mem::replace(&mut self.before, Machine::now());
+        let watch = self.watch.take();
         drop(self);
-        before.assert_unchanged();
+        if let Some(watch) = watch {
+            watch.assert_unchanged();
+        }
     }
 
     fn stop(&mut self) {

@@ -107,7 +107,7 @@ fn an_interrupted_comparison_leaves_nothing_behind() {
     }
     use nix::sys::signal::{Signal, kill};
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
-        for wait_ms in [50, 700, 1500] {
+        for wait_ms in [5, 50, 300, 1500] {
             let watch = Watch::begin();
             let dir = tempfile::tempdir().unwrap();
             let mut child = strata()

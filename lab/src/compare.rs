@@ -21,7 +21,8 @@ use crate::{
     era::{Era, Places},
     fetch, host, image,
     outcome::{LayerUse, Outcome, PathOutcome, PodOutcome},
-    sandbox::{Jobs, Layout, Sandbox},
+    premises::Premises,
+    sandbox::{Layout, Sandbox},
     stack::Plan,
     usage,
 };
@@ -65,13 +66,13 @@ struct Running {
 
 /// Runs the comparison.
 ///
-/// `started` is told how each sandbox is ended early, before it is waited for.
+/// Everything on the host is made in `premises`, and ends with them.
 ///
 /// # Errors
 /// When the manifest or an image is wrong, a sandbox cannot be made, or a pod fails: the error of
 /// the layer that found the fault.
-pub(crate) fn run(options: &Options, mut started: impl FnMut(Jobs)) -> Result<Comparison> {
-    let workload = Workload::of(options)?;
+pub(crate) fn run(options: &Options, premises: &Premises) -> Result<Comparison> {
+    let workload = Workload::of(options, premises.dir())?;
     let manifest = &workload.manifest;
     let eras: Vec<Era> = options.paths.iter().map(|p| Era::find(p)).collect::<Result<_>>()?;
     let bar = ProgressBar::new((eras.len() * (options.pods + WARM_UP)) as u64).with_style(
@@ -80,7 +81,7 @@ pub(crate) fn run(options: &Options, mut started: impl FnMut(Jobs)) -> Result<Co
     let mut paths = Vec::new();
     for era in eras {
         bar.set_message(format!("starting {}", era.name));
-        let path = start(era, &workload.archives, &mut started)?;
+        let path = start(era, &workload.archives, premises)?;
         paths.push(path);
     }
     for n in 0..WARM_UP + options.pods {
@@ -110,7 +111,7 @@ pub(crate) fn run(options: &Options, mut started: impl FnMut(Jobs)) -> Result<Co
             host: host::read(),
             versions: versions(),
             command: command(),
-            span_cost_ns: span_cost()?,
+            span_cost_ns: span_cost(&premises.dir().join("cost"))?,
             paths: outcomes,
         },
         typical,
@@ -121,19 +122,16 @@ pub(crate) fn run(options: &Options, mut started: impl FnMut(Jobs)) -> Result<Co
 struct Workload {
     manifest: String,
     archives: Vec<PathBuf>,
-    /// Holds the archives.
-    _dir: tempfile::TempDir,
 }
 
 impl Workload {
-    fn of(options: &Options) -> Result<Workload> {
+    fn of(options: &Options, dir: &Path) -> Result<Workload> {
         let text = match &options.manifest {
             None => POD.replace("{image}", image::APP),
             Some(path) => fs::read_to_string(path).with_context(|| path.display().to_string())?,
         };
         // What is wrong with a manifest is to be said before anything is started.
         kubelet_sim::Pod::read_one(&text)?;
-        let dir = tempfile::tempdir()?;
         let mut archives: Vec<PathBuf> = Vec::new();
         let mut names: BTreeMap<String, String> = BTreeMap::new();
         let mut fetched = |what: &str| -> Result<String> {
@@ -143,14 +141,14 @@ impl Workload {
             if let Some(name) = names.get(what) {
                 return Ok(name.clone());
             }
-            let archive = dir.path().join(format!("{}.tar", archives.len()));
-            let name = fetch::archive(what, &archive)?;
+            let archive = dir.join(format!("{}.tar", archives.len()));
+            let name = fetch::archive(what, &dir.join("store"), &archive)?;
             archives.push(archive);
             names.insert(what.to_owned(), name.clone());
             Ok(name)
         };
         let manifest = with_images(&text, |own| fetched(options.image.as_deref().unwrap_or(own)))?;
-        Ok(Workload { manifest, archives, _dir: dir })
+        Ok(Workload { manifest, archives })
     }
 }
 
@@ -171,8 +169,9 @@ fn with_images(manifest: &str, mut image: impl FnMut(&str) -> Result<String>) ->
     Ok(serde_yaml_ng::to_string(&pod)?)
 }
 
-fn start(era: Era, archives: &[PathBuf], started: &mut impl FnMut(Jobs)) -> Result<Running> {
-    let layout = Layout::new(&format!("strata-{}", era.name.replace('.', "-")))?;
+fn start(era: Era, archives: &[PathBuf], premises: &Premises) -> Result<Running> {
+    let name = era.name.replace('.', "-");
+    let layout = Layout::new(premises, &name)?;
     image::write(&layout.shared("builtin.tar"))?;
     let mut inside = vec![layout.inside("builtin.tar")];
     for (n, archive) in archives.iter().enumerate() {
@@ -194,8 +193,7 @@ fn start(era: Era, archives: &[PathBuf], started: &mut impl FnMut(Jobs)) -> Resu
         spans: layout.inside("spans"),
         logs: "/shared".into(),
     };
-    let sandbox = Sandbox::start(&era.name, &layout, &plan)?;
-    started(sandbox.jobs());
+    let sandbox = Sandbox::start(premises, &name, &layout, &plan)?;
     Ok(Running { era, sandbox, layout, answers: Vec::new(), before: Vec::new() })
 }
 
@@ -280,10 +278,9 @@ fn read_spans(path: &Path) -> Result<Vec<Span>> {
 }
 
 /// What one span costs: begun, ended and written.
-fn span_cost() -> Result<f64> {
+fn span_cost(file: &Path) -> Result<f64> {
     const SPANS: u32 = 2000;
-    let file = tempfile::NamedTempFile::new()?;
-    let spans = Spans::to_file("lab", file.path())?;
+    let spans = Spans::to_file("lab", file)?;
     let (cx, _root): (Cx, _) = spans.root("cost");
     let begun = Instant::now();
     for _ in 0..SPANS {

@@ -16,13 +16,12 @@ use containerd_layer::{
 const NAMESPACE: &str = "lab";
 
 /// Puts the image that `what` means into an archive at `to`, and answers its name: `what` is the
-/// path of an archive, or a reference to pull.
+/// path of an archive, or a reference to pull. What is kept on the way is below `store`.
 ///
 /// # Errors
 /// Those of the registry or the archive, in containerd-layer's words.
-pub(crate) fn archive(what: &str, to: &Path) -> Result<String> {
-    let dir = tempfile::tempdir()?;
-    let store = Store::open(&dir.path().join("root"), &dir.path().join("state"))?;
+pub(crate) fn archive(what: &str, store: &Path, to: &Path) -> Result<String> {
+    let store = Store::open(&store.join("root"), &store.join("state"))?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     if Path::new(what).is_file() {

@@ -11,6 +11,7 @@ mod fetch;
 mod host;
 mod image;
 mod outcome;
+mod premises;
 mod report;
 mod sandbox;
 mod stack;
@@ -21,11 +22,16 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use nix::sys::signal::{SigSet, Signal};
+use premises::Premises;
 
 #[derive(Parser)]
 #[command(
@@ -51,12 +57,9 @@ enum Verb {
         /// The plan, as JSON.
         plan: String,
     },
-    /// Runs the sandbox in a directory and removes it afterwards.
+    /// Makes a directory, and removes it when nobody uses it any more.
     #[command(hide = true)]
-    Keep {
-        /// The directory.
-        dir: PathBuf,
-    },
+    Keep,
 }
 
 #[derive(clap::Args)]
@@ -111,28 +114,25 @@ fn lab(cli: Cli) -> Result<ExitCode> {
         Verb::Stack { plan } => {
             stack::run(serde_json::from_str(&plan).context("plan")?).map(|()| ExitCode::SUCCESS)
         }
-        Verb::Keep { dir } => {
-            let code = sandbox::keep(&dir)?;
-            Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
-        }
+        Verb::Keep => premises::keep().map(|()| ExitCode::SUCCESS),
     }
 }
 
 fn compare(cli: Compare) -> Result<ExitCode> {
-    let running: Arc<Mutex<Vec<sandbox::Jobs>>> = Arc::default();
-    let interrupted = end_on_signal(running.clone())?;
+    block_signals()?;
+    let premises = Premises::open()?;
+    let interrupted = end_on_signal(premises.clone())?;
     let options = compare::Options {
         pods: cli.pods as usize,
         manifest: cli.manifest,
         image: cli.image,
         paths: cli.paths,
     };
-    let compared = compare::run(&options, |jobs| {
-        running.lock().unwrap_or_else(|e| e.into_inner()).push(jobs);
-    });
-    if interrupted.load(std::sync::atomic::Ordering::SeqCst) {
-        eprintln!("strata: interrupted");
-        return Ok(ExitCode::from(130));
+    let compared = compare::run(&options, &premises);
+    premises.end();
+    while interrupted.load(Ordering::SeqCst) {
+        // The thread that was told ends the process.
+        std::thread::park();
     }
     let compared = compared?;
     print!("{}", report::table::render(&compared.outcome));
@@ -154,27 +154,31 @@ fn compare(cli: Compare) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Ends the stacks when this process is asked to end; the comparison then fails, and its sandboxes
-/// are waited for on the way out.
-fn end_on_signal(
-    running: Arc<Mutex<Vec<sandbox::Jobs>>>,
-) -> Result<Arc<std::sync::atomic::AtomicBool>> {
-    use nix::sys::signal::{SigSet, Signal};
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    // Blocked here, before any other thread is made, so that only the thread below gets them.
-    signals.thread_block()?;
-    let interrupted = Arc::new(std::sync::atomic::AtomicBool::new(false));
+/// The signals that ask this process to end.
+fn ending() -> SigSet {
+    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])
+}
+
+/// Keeps the signals that end this process for the thread that waits for them; to be called before
+/// any other thread is made.
+fn block_signals() -> Result<()> {
+    Ok(ending().thread_block()?)
+}
+
+/// Ends the premises when this process is asked to end; what it is at then fails.
+fn end_on_signal(premises: Premises) -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
-    std::thread::spawn(move || {
-        while signals.wait().is_ok() {
-            flag.store(true, std::sync::atomic::Ordering::SeqCst);
-            for jobs in &*running.lock().unwrap_or_else(|e| e.into_inner()) {
-                jobs.close();
-            }
+    let signals = ending();
+    std::thread::Builder::new().spawn(move || {
+        if signals.wait().is_ok() {
+            flag.store(true, Ordering::SeqCst);
+            premises.end();
+            // The comparison may be at something that the end of its sandboxes does not end, such
+            // as a slow registry's answer.
+            eprintln!("strata: interrupted");
+            std::process::exit(130);
         }
-    });
+    })?;
     Ok(interrupted)
 }

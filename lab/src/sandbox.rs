@@ -2,13 +2,13 @@
 //!
 //! It has its own mount, network, pid, ipc, uts and cgroup namespaces and a cgroup subtree (as an
 //! ordinary user also a user namespace), so nothing made inside can leak on to the host, and its
-//! end is the end of everything inside. A *keeper* process waits for that end and removes the
-//! directory; it lives in a process group of its own and survives whoever started the sandbox.
+//! end is the end of everything inside: when its standard input ends, its init does, and the kernel
+//! takes down the rest.
 
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Seek, Write},
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{Arc, Mutex},
@@ -19,18 +19,21 @@ use anyhow::{Context, Result, bail};
 use nix::unistd::{getgid, getuid};
 use serde_json::{Value, json};
 
-use crate::stack::Plan;
+use crate::{premises::Premises, stack::Plan};
 
 /// How long a stack may take to end by itself before its init is killed.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// What the runtime calls the container; its state directory is the sandbox's own.
+pub(crate) const ID: &str = "sandbox";
 
 /// A running sandbox.
 pub(crate) struct Sandbox {
     name: String,
     dir: PathBuf,
-    /// What the sandbox says on standard error; held open, for the keeper removes its name.
+    /// What the sandbox says on standard error.
     words: fs::File,
-    keeper: Child,
+    runtime: Child,
     jobs: Jobs,
     answers: BufReader<ChildStdout>,
 }
@@ -64,13 +67,11 @@ impl Layout {
     ///
     /// # Errors
     /// Those of making directories.
-    pub(crate) fn new(name: &str) -> Result<Layout> {
-        let dir = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir()?.keep();
+    pub(crate) fn new(premises: &Premises, name: &str) -> Result<Layout> {
+        let dir = premises.dir().join(name);
         for sub in ["bundle/rootfs", "root", "shared"] {
             fs::create_dir_all(dir.join(sub))?;
         }
-        // A container's user that is not root must be able to reach its root filesystem.
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o711))?;
         Ok(Layout { dir })
     }
 
@@ -90,43 +91,49 @@ impl Sandbox {
     ///
     /// # Errors
     /// When the sandbox cannot be made: what is missing, in the runtime's words.
-    pub(crate) fn start(name: &str, layout: &Layout, plan: &Plan) -> Result<Sandbox> {
+    pub(crate) fn start(
+        premises: &Premises,
+        name: &str,
+        layout: &Layout,
+        plan: &Plan,
+    ) -> Result<Sandbox> {
         let program = std::env::current_exe()?;
-        let id = layout.dir.file_name().context("sandbox")?.to_string_lossy().into_owned();
-        let config = config(&program, &id, layout, plan)?;
+        // The directory's name is this comparison's alone, and so is a cgroup that is called so.
+        let place = premises.dir().file_name().context("sandbox")?.to_string_lossy().into_owned();
+        let config = config(&program, &format!("{place}-{name}"), layout, plan)?;
         fs::write(layout.dir.join("bundle/config.json"), serde_json::to_vec_pretty(&config)?)?;
         let log = layout.shared("sandbox.log");
         let words = fs::File::options().read(true).append(true).create(true).open(log)?;
-        let mut keeper = Command::new(&program)
-            .arg("keep")
-            .arg(&layout.dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(words.try_clone()?)
-            .process_group(0)
-            .spawn()
-            .context("the sandbox's keeper")?;
-        let (Some(stdin), Some(stdout)) = (keeper.stdin.take(), keeper.stdout.take()) else {
-            bail!("the sandbox's keeper has no standard streams");
-        };
-        Ok(Sandbox {
-            name: name.to_owned(),
-            dir: layout.dir.clone(),
-            words,
-            keeper,
-            jobs: Jobs(Arc::new(Mutex::new(Some(stdin)))),
-            answers: BufReader::new(stdout),
+        premises.start(|| {
+            let mut runtime = runtime(&layout.dir)?
+                .args(["run", "--bundle"])
+                .arg(layout.dir.join("bundle"))
+                .arg(ID)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(words.try_clone()?)
+                .process_group(0)
+                .spawn()
+                .context("the sandbox's runtime")?;
+            let (Some(stdin), Some(stdout)) = (runtime.stdin.take(), runtime.stdout.take()) else {
+                bail!("the sandbox's runtime has no standard streams");
+            };
+            let jobs = Jobs(Arc::new(Mutex::new(Some(stdin))));
+            let sandbox = Sandbox {
+                name: name.to_owned(),
+                dir: layout.dir.clone(),
+                words,
+                runtime,
+                jobs: jobs.clone(),
+                answers: BufReader::new(stdout),
+            };
+            Ok((sandbox, jobs))
         })
     }
 
-    /// The keeper's pid: the ancestor of every process of the sandbox.
+    /// The runtime's pid: the ancestor of every process of the sandbox.
     pub(crate) fn pid(&self) -> u32 {
-        self.keeper.id()
-    }
-
-    /// The end at which jobs go in.
-    pub(crate) fn jobs(&self) -> Jobs {
-        self.jobs.clone()
+        self.runtime.id()
     }
 
     /// Sends a job, to be answered by [`Sandbox::answer`].
@@ -160,37 +167,26 @@ impl Sandbox {
 }
 
 impl Drop for Sandbox {
-    /// Ends the stack and waits until nothing of it is left.
+    /// Ends the stack and waits for its end.
     fn drop(&mut self) {
         self.jobs.close();
         let begun = Instant::now();
-        while let Ok(None) = self.keeper.try_wait() {
+        while let Ok(None) = self.runtime.try_wait() {
             if begun.elapsed() > GRACE {
-                let _ =
-                    runtime(&self.dir).map(|mut r| r.args(["kill", "sandbox", "KILL"]).output());
-                let _ = self.keeper.wait();
+                let _ = runtime(&self.dir).map(|mut r| r.args(["kill", ID, "KILL"]).output());
+                let _ = self.runtime.wait();
                 break;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
-/// The keeper: runs the sandbox in `dir` and removes everything when it has ended.
+/// The runtime that runs the sandbox in `dir`.
 ///
 /// # Errors
-/// Those of running the runtime.
-pub(crate) fn keep(dir: &Path) -> Result<i32> {
-    let id = "sandbox";
-    let status = runtime(dir)?.args(["run", "--bundle"]).arg(dir.join("bundle")).arg(id).status();
-    // After a whole run there is nothing left to delete, and that is not an error.
-    let _ = runtime(dir)?.args(["delete", "--force", id]).stderr(Stdio::null()).status();
-    fs::remove_dir_all(dir).with_context(|| dir.display().to_string())?;
-    Ok(status?.code().unwrap_or(1))
-}
-
-fn runtime(dir: &Path) -> Result<Command> {
+/// When this program does not know where it is.
+pub(crate) fn runtime(dir: &Path) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg0("strata-runc").arg("--root").arg(dir.join("runtime"));
     Ok(command)

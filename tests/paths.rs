@@ -4,7 +4,12 @@
 
 mod machine;
 
-use std::{collections::BTreeSet, fs, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::Command,
+};
 
 use machine::{Watch, skip};
 use serde_json::Value;
@@ -97,6 +102,37 @@ fn a_pod_crosses_every_hop_of_both_paths_and_the_parts_sum_to_the_whole() {
             assert!(layers_used.contains(layer), "{name}: no memory of {layer}");
         }
     }
+    watch.assert_unchanged();
+}
+
+#[test]
+fn an_ordinary_user_needs_no_rights() {
+    if !nix::unistd::getuid().is_root() {
+        return skip("every other test of this file runs as an ordinary user here");
+    }
+    if let Some(reason) = machine::no_user_namespaces() {
+        return skip(&reason);
+    }
+    const USER: u32 = 12345;
+    let watch = Watch::begin();
+    // Where the checkout is, another user may not even look.
+    let home = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(home.path(), Some(USER), Some(USER)).unwrap();
+    let program = home.path().join("strata");
+    fs::copy(env!("CARGO_BIN_EXE_strata"), &program).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let out = Command::new(&program)
+        .args(["compare", "--pods", "1"])
+        .current_dir(home.path())
+        .uid(USER)
+        .gid(USER)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let results = fs::read(home.path().join("strata-report/results.json")).unwrap();
+    let outcome: Value = serde_json::from_slice(&results).unwrap();
+    assert_eq!(outcome["paths"].as_array().unwrap().len(), 2);
+    drop(home);
     watch.assert_unchanged();
 }
 

@@ -21,7 +21,7 @@ use crate::{checkpoint::Checkpoints, names, network::Plugin};
 /// How a dockershim is set up.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where its checkpoints are: `/var/lib/dockershim`.
+    /// Where its checkpoints are: `/var/lib/strata/dockershim`.
     pub root: PathBuf,
     /// The image of the sandboxes: `k8s.gcr.io/pause:3.2` in Kubernetes 1.20.
     pub sandbox_image: String,
@@ -37,7 +37,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            root: "/var/lib/dockershim".into(),
+            root: "/var/lib/strata/dockershim".into(),
             sandbox_image: "k8s.gcr.io/pause:3.2".into(),
             cni_conf_dir: "/etc/cni/net.d".into(),
             pull_deadline: Duration::from_secs(60),

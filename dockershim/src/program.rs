@@ -19,13 +19,13 @@ const LAYER: &str = "dockershim";
 #[command(name = "strata-dockershim", version, about = "Serves CRI on a Docker daemon")]
 struct Args {
     /// The CRI socket to serve
-    #[arg(long, value_name = "unix:///PATH", default_value = "unix:///var/run/dockershim.sock")]
+    #[arg(long, value_name = "unix:///PATH", default_value = "unix:///run/strata/dockershim.sock")]
     listen: String,
     /// The Docker daemon's socket
-    #[arg(long, value_name = "unix:///PATH", default_value = "unix:///var/run/docker.sock")]
+    #[arg(long, value_name = "unix:///PATH", default_value = "unix:///run/strata/docker.sock")]
     docker_endpoint: String,
     /// Where the sandboxes' checkpoints are
-    #[arg(long, default_value = "/var/lib/dockershim")]
+    #[arg(long, default_value = "/var/lib/strata/dockershim")]
     root: PathBuf,
     /// The image of the sandboxes
     #[arg(long, value_name = "REF", default_value = "k8s.gcr.io/pause:3.2")]

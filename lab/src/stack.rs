@@ -68,6 +68,7 @@ pub(crate) fn run(plan: Plan) -> Result<()> {
     for dir in [&plan.places.run, &plan.places.root, &plan.places.cni] {
         fs::create_dir_all(dir)?;
     }
+    machine()?;
     network(Path::new(&plan.places.cni))?;
     let era = plan.era.clone().at(&plan.places);
     for file in &era.files {
@@ -129,6 +130,16 @@ fn command(plan: &Plan, program: &str) -> Result<Command> {
     let mut command = Command::new(found.with_context(|| format!("{program} is not installed"))?);
     command.arg0(program).env("PATH", path).env(SPANS_ENV, &plan.spans);
     Ok(command)
+}
+
+/// The files that a daemon finds on every machine, and some (containerd's CRI) refuse to miss.
+fn machine() -> Result<()> {
+    let etc = Path::new("/etc");
+    fs::create_dir_all(etc)?;
+    fs::write(etc.join("hosts"), "127.0.0.1 localhost\n::1 localhost\n")?;
+    fs::write(etc.join("hostname"), "strata\n")?;
+    // There is no name service in a network of one's own.
+    Ok(fs::write(etc.join("resolv.conf"), "")?)
 }
 
 /// The default pod network: a bridge of the sandbox's own.

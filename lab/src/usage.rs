@@ -8,7 +8,7 @@ use std::{
 use crate::outcome::LayerUse;
 
 /// The layer of each program; the container's own processes are nobody's.
-const LAYERS: [(&str, &str); 8] = [
+const LAYERS: [(&str, &str); 10] = [
     ("strata-kubelet", "kubelet-sim"),
     ("strata-dockershim", "dockershim"),
     ("strata-dockerd", "docker-daemon-layer"),
@@ -16,6 +16,8 @@ const LAYERS: [(&str, &str); 8] = [
     ("strata-containerd", "containerd-layer"),
     ("containerd-shim-strata-v2", "shim"),
     ("strata-runc", "runc-layer"),
+    ("containerd", "containerd"),
+    ("containerd-shim-runc-v2", "containerd-shim-runc-v2"),
     ("/strata", "container"),
 ];
 

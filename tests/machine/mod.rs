@@ -18,14 +18,16 @@ pub(crate) fn skip(reason: &str) {
 
 /// Why no sandbox can be made here; `None` when it can.
 pub(crate) fn no_sandbox() -> Option<String> {
-    if nix::unistd::getuid().is_root() {
-        return None;
-    }
+    if nix::unistd::getuid().is_root() { None } else { no_user_namespaces() }
+}
+
+/// Why an ordinary user cannot make a user namespace here; `None` when one can.
+pub(crate) fn no_user_namespaces() -> Option<String> {
     let limit = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
     let closed =
         fs::read_to_string("/proc/sys/kernel/unprivileged_userns_clone").unwrap_or_default();
     (limit.trim() == "0" || closed.trim() == "0")
-        .then(|| "not root, and user namespaces are closed to ordinary users".to_owned())
+        .then(|| "user namespaces are closed to ordinary users".to_owned())
 }
 
 /// Why a program of a peer cannot be run here; `None` when it can.

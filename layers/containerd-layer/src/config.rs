@@ -25,9 +25,9 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            root: "/var/lib/strata-containerd".into(),
-            state: "/run/strata-containerd".into(),
-            address: "/run/strata-containerd/strata-containerd.sock".into(),
+            root: "/var/lib/strata/containerd".into(),
+            state: "/run/strata/containerd".into(),
+            address: "/run/strata/containerd.sock".into(),
             level: "info".to_owned(),
             publish_binary: find_program("strata-containerd")
                 .or_else(|| env::current_exe().ok())

@@ -23,6 +23,9 @@ pub struct Config {
     pub handlers: Vec<(String, String)>,
     /// containerd's snapshotter.
     pub snapshotter: String,
+    /// Containers are in no cgroups of their own and have no limits (the key `disable_cgroup` of
+    /// containerd's CRI plugin): for a place without cgroups, such as a rootless one.
+    pub disable_cgroup: bool,
 }
 
 impl Default for Config {
@@ -35,6 +38,7 @@ impl Default for Config {
             runtime: "io.containerd.strata.v2".to_owned(),
             handlers: Vec::new(),
             snapshotter: "overlayfs".to_owned(),
+            disable_cgroup: false,
         }
     }
 }

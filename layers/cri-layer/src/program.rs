@@ -59,6 +59,9 @@ struct Args {
     /// containerd's snapshotter.
     #[arg(long, default_value = "overlayfs")]
     snapshotter: String,
+    /// No cgroups and no limits for containers; so it is anyway where no cgroups are mounted
+    #[arg(long)]
+    disable_cgroup: bool,
     /// What is logged: error, warn, info, debug, trace, or a filter; RUST_LOG goes before it.
     #[arg(long, default_value = "info")]
     log_level: String,
@@ -119,6 +122,11 @@ fn run(args: Args) -> anyhow::Result<()> {
     runtime.block_on(serve(args))
 }
 
+fn cgroups_are_mounted() -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().filter_map(|line| line.split(' ').nth(2)).any(|kind| kind.starts_with("cgroup"))
+}
+
 async fn serve(args: Args) -> anyhow::Result<()> {
     let spans = Spans::from_env(LAYER);
     let listener = socket::listen(&socket::path_of(&args.listen))
@@ -132,7 +140,11 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         runtime: args.runtime,
         handlers: args.handlers,
         snapshotter: args.snapshotter,
+        disable_cgroup: args.disable_cgroup || !cgroups_are_mounted(),
     };
+    if config.disable_cgroup {
+        tracing::warn!("containers get no cgroups of their own: their limits are not enforced");
+    }
     let plugins = cni::Client { path: args.cni_bin_dir };
     let containerd: Arc<dyn Containerd> = Arc::new(Traced::caller(containerd, spans.clone()));
     answered(&containerd).await.with_context(|| format!("reaching {}", args.containerd))?;

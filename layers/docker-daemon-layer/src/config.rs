@@ -87,8 +87,8 @@ impl Bridge {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            data_root: "/var/lib/strata-docker".into(),
-            exec_root: "/run/strata-docker".into(),
+            data_root: "/var/lib/strata/docker".into(),
+            exec_root: "/run/strata/docker".into(),
             namespace: "moby".to_owned(),
             runtime: "io.containerd.strata.v2".to_owned(),
             snapshotter: "overlayfs".to_owned(),

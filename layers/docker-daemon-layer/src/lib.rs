@@ -11,6 +11,7 @@
 //!
 //! Read [`engine`] first, then its `start` and `exits`: a container's way in and out.
 
+mod cgroups;
 pub mod config;
 pub mod engine;
 pub mod image;

@@ -24,11 +24,11 @@ struct Arguments {
         short = 'H',
         long = "host",
         value_name = "unix://PATH",
-        default_value = "unix:///run/strata-docker.sock"
+        default_value = "unix:///run/strata/docker.sock"
     )]
     host: String,
     /// containerd's socket
-    #[arg(long, value_name = "PATH", default_value = "/run/strata-containerd/containerd.sock")]
+    #[arg(long, value_name = "PATH", default_value = "/run/strata/containerd.sock")]
     containerd: PathBuf,
     /// containerd's namespace for containers
     #[arg(long, value_name = "NAME", default_value = "moby")]
@@ -37,10 +37,10 @@ struct Arguments {
     #[arg(long, value_name = "NAME", default_value = "io.containerd.strata.v2")]
     default_runtime: String,
     /// Directory for what is kept
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/strata-docker")]
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/strata/docker")]
     data_root: PathBuf,
     /// Directory for what is lost at reboot
-    #[arg(long, value_name = "DIR", default_value = "/run/strata-docker")]
+    #[arg(long, value_name = "DIR", default_value = "/run/strata/docker")]
     exec_root: PathBuf,
     /// Bridge to attach containers to; "none" for no such network
     #[arg(short, long, value_name = "NAME")]

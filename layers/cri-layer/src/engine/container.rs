@@ -165,7 +165,7 @@ impl Core {
         extra.extend(image_volumes.iter().cloned());
         let accounts = self.images.accounts(cx, &image).await?;
         let sandbox_pid = sandbox.task.life().pid;
-        let spec = crate::spec::container::spec(Plan {
+        let mut spec = crate::spec::container::spec(Plan {
             id,
             config: &config,
             sandbox_id: sandbox.id(),
@@ -178,6 +178,9 @@ impl Core {
             node: &self.node,
         })
         .map_err(|e| e.context(format_args!("failed to generate container {id:?} spec")))?;
+        if self.config.disable_cgroup {
+            crate::spec::without_cgroups(&mut spec);
+        }
         let directory = &sandbox.record.config.log_directory;
         let log_path = match (directory.as_str(), config.log_path.as_str()) {
             ("", _) | (_, "") => String::new(),

@@ -151,7 +151,7 @@ impl Core {
             mount_shm(&shm)
                 .map_err(|e| HopError::from(e).context("failed to mount sandbox shm"))?;
         }
-        let spec = spec::sandbox::spec(&Plan {
+        let mut spec = spec::sandbox::spec(&Plan {
             id: &id,
             config: &record.config,
             image: &image,
@@ -161,6 +161,9 @@ impl Core {
             shm: &shm,
         })
         .map_err(|e| e.context("failed to generate sandbox container spec"))?;
+        if self.config.disable_cgroup {
+            spec::without_cgroups(&mut spec);
+        }
         let task = Task::new(&id, None, Life::default());
         let allocation = Allocation {
             id: &id,

@@ -113,6 +113,13 @@ pub(crate) fn check_namespaces(options: Option<&NamespaceOption>) -> Result<()> 
     }
 }
 
+/// Takes out of `spec` what needs cgroups (containerd's `WithDisabledCgroups`).
+pub(crate) fn without_cgroups(spec: &mut Spec) {
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_cgroups_path(None).set_resources(None);
+    }
+}
+
 /// The cgroup of the container `id` under what the kubelet names: a path, or a systemd slice
 /// (containerd's `getCgroupsPath`).
 fn cgroup_path(parent: &str, id: &str) -> PathBuf {

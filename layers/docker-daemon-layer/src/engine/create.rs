@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use super::{Engine, container::Container};
 use crate::{
+    cgroups::Cgroups,
     image::Image,
     names,
     record::{Record, RootMount},
@@ -45,6 +46,7 @@ impl Handle<Request<ContainerCreate>> for Engine {
         }
         let mut warnings = Vec::new();
         check(&mut host, &config, &mut warnings)?;
+        self.cgroups.discard(&mut host, &mut warnings);
         let image = self.images.find(cx, &asked).await?;
         inherit(&mut config, image.config());
         let args: Vec<String> =
@@ -127,8 +129,11 @@ impl Engine {
         }
         policy.maximum_retry_count.get_or_insert(0);
         if matches!(host.cgroupns_mode, None | Some(CgroupNs::EMPTY)) {
-            host.cgroupns_mode =
-                Some(if self.unified { CgroupNs::PRIVATE } else { CgroupNs::HOST });
+            host.cgroupns_mode = Some(if self.cgroups == Cgroups::Unified {
+                CgroupNs::PRIVATE
+            } else {
+                CgroupNs::HOST
+            });
         }
         let open = host.privileged == Some(true);
         host.masked_paths.get_or_insert_with(|| strings(if open { &[] } else { &spec::MASKED }));

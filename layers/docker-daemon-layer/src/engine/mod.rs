@@ -35,7 +35,7 @@ use std::{
 
 use hops::{Cni, Containerd, Cx, HopError, Kind, Result};
 
-use crate::{config::Config, image::Images};
+use crate::{cgroups::Cgroups, config::Config, image::Images};
 use container::Container;
 use events::Events;
 use exec::Exec;
@@ -64,7 +64,7 @@ pub struct Shared {
     networks: networks::Networks,
     /// This daemon's own id.
     id: String,
-    unified: bool,
+    cgroups: Cgroups,
 }
 
 /// The containers by id, and the ids by name.
@@ -102,7 +102,7 @@ impl Engine {
         let networks = networks::Networks::open(&config)?;
         let id = system::daemon_id(&config)?;
         let engine = Engine(Arc::new(Shared {
-            unified: system::unified(),
+            cgroups: Cgroups::here(),
             config,
             containerd,
             cni,

@@ -141,7 +141,7 @@ impl Engine {
                 pidns: joined.pidns,
                 shm: joined.shm,
                 cgroup_parent: &self.config.cgroup_parent,
-                unified: self.unified,
+                cgroups: self.cgroups,
                 layers: &layers,
                 hostname: &joined.hostname,
             },

@@ -16,18 +16,12 @@ use hops::{
     },
     proto::containerd::services::version::v1::VersionResponse,
 };
-use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use super::Engine;
-use crate::{config::Config, image::architecture, names, record::Phase, time};
+use crate::{cgroups::Cgroups, config::Config, image::architecture, names, record::Phase, time};
 
 /// The version of Docker whose behaviour this daemon has.
 const VERSION: &str = "20.10.24";
-
-/// Whether the host has only the unified cgroup hierarchy.
-pub(super) fn unified() -> bool {
-    statfs("/sys/fs/cgroup").is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC)
-}
 
 /// The host's name.
 pub(super) fn hostname() -> String {
@@ -148,6 +142,7 @@ impl Handle<Request<Info>> for Engine {
             secure: Some(true),
             official: Some(true),
         };
+        let limits = self.cgroups != Cgroups::Unmounted;
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get()) as i64;
         Ok(Json(SystemInfo {
             id: Some(self.id.clone()),
@@ -168,14 +163,14 @@ impl Handle<Request<Info>> for Engine {
                 authorization: None,
                 log: list(&["json-file", "none"]),
             }),
-            memory_limit: Some(true),
-            swap_limit: Some(true),
-            cpu_cfs_period: Some(true),
-            cpu_cfs_quota: Some(true),
-            cpu_shares: Some(true),
-            cpu_set: Some(true),
-            pids_limit: Some(true),
-            oom_kill_disable: Some(!self.unified),
+            memory_limit: Some(limits),
+            swap_limit: Some(limits),
+            cpu_cfs_period: Some(limits),
+            cpu_cfs_quota: Some(limits),
+            cpu_shares: Some(limits),
+            cpu_set: Some(limits),
+            pids_limit: Some(limits),
+            oom_kill_disable: Some(self.cgroups == Cgroups::Legacy),
             ipv4_forwarding: Some(
                 fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|t| t.trim() == "1"),
             ),
@@ -184,8 +179,12 @@ impl Handle<Request<Info>> for Engine {
             n_goroutines: Some(0),
             system_time: Some(time::rfc3339(time::now())),
             logging_driver: text("json-file"),
-            cgroup_driver: Some(CgroupDriver::CGROUPFS),
-            cgroup_version: Some(if self.unified { CgroupVersion::_2 } else { CgroupVersion::_1 }),
+            cgroup_driver: Some(if limits { CgroupDriver::CGROUPFS } else { CgroupDriver::NONE }),
+            cgroup_version: Some(if self.cgroups == Cgroups::Unified {
+                CgroupVersion::_2
+            } else {
+                CgroupVersion::_1
+            }),
             n_events_listener: Some(self.events.listeners() as i64),
             kernel_version: Some(kernel()),
             operating_system: Some(operating_system()),

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 pub(crate) use mounts::parse_bind;
 pub(crate) use resources::{check, of as resources_of};
 
-use crate::record::Record;
+use crate::{cgroups::Cgroups, record::Record};
 
 /// Paths in /proc and /sys that a container does not see.
 pub(crate) const MASKED: [&str; 10] = [
@@ -50,8 +50,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) shm: Option<PathBuf>,
     /// The daemon's own cgroup for containers.
     pub(crate) cgroup_parent: &'a str,
-    /// Whether the host has only the unified hierarchy.
-    pub(crate) unified: bool,
+    /// What the host has of cgroups.
+    pub(crate) cgroups: Cgroups,
     /// The directories that make the root filesystem, topmost first.
     pub(crate) layers: &'a [PathBuf],
     /// The host name to set.
@@ -172,6 +172,10 @@ pub(crate) fn build(record: &Record, around: &Surroundings<'_>) -> Result<Value>
         "readonlyPaths": if unconfined_paths { vec![] } else { READONLY.to_vec() },
         "sysctl": sysctls(record),
     });
+    if around.cgroups == Cgroups::Unmounted {
+        linux["resources"] = json!({});
+        linux["cgroupsPath"] = Value::Null;
+    }
     match security.seccomp {
         None if !privileged => linux["seccomp"] = seccomp::default_profile(&capabilities),
         Some(profile) if !profile.is_null() => linux["seccomp"] = profile,
@@ -226,7 +230,7 @@ fn namespaces(record: &Record, around: &Surroundings<'_>) -> Vec<Value> {
     let private = match host.cgroupns_mode.map(|mode| mode.to_string()).as_deref() {
         Some("private") => true,
         Some("host") => false,
-        _ => around.unified,
+        _ => around.cgroups == Cgroups::Unified,
     };
     add("cgroup", !private, &None);
     list
@@ -282,7 +286,7 @@ mod tests {
             pidns: None,
             shm: None,
             cgroup_parent: "/docker",
-            unified: false,
+            cgroups: Cgroups::Legacy,
             layers: &[],
             hostname: "h",
         };

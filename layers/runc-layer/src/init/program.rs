@@ -151,8 +151,9 @@ fn become_user(plan: &Plan) -> Outcome {
     }
     own_streams(identity.uid, identity.gid);
     match credentials::set_groups(&identity.groups) {
-        // In a user namespace without privileges groups can neither be set nor cleared.
-        Err(Errno::PERM) if identity.groups.is_empty() => {}
+        // In a user namespace without privileges groups can neither be set nor cleared; what is
+        // asked for beyond the process's own group would be missed.
+        Err(Errno::PERM) if identity.groups.iter().all(|group| *group == identity.gid) => {}
         other => other.at(Step::Groups)?,
     }
     credentials::set_gid(identity.gid).at(Step::Gid)?;

@@ -182,9 +182,15 @@ fn open_null() -> Result<OwnedFd> {
 fn mount_step(step: &mut MountStep) -> Result<()> {
     let target = step.target.as_c_str();
     match &mut step.work {
-        Work::New { fstype, source, flags, data, strict, copy_up, fallback } => {
-            let data = if data.is_empty() { None } else { Some(data.as_c_str()) };
-            let new = |at: &CStr| mount::mount(Some(source), at, Some(fstype), *flags, data);
+        Work::New { fstype, source, flags, data, strict, copy_up, groupless, fallback } => {
+            let with = |data: &CStr, at: &CStr| {
+                let data = if data.is_empty() { None } else { Some(data) };
+                mount::mount(Some(source), at, Some(fstype), *flags, data)
+            };
+            let new = |at: &CStr| match (with(data, at), groupless.as_ref()) {
+                (Err(Errno::INVAL), Some(groupless)) => with(groupless, at),
+                (made, _) => made,
+            };
             let made = if *strict {
                 mount_strict(target, new)
             } else if *copy_up {

@@ -54,6 +54,9 @@ pub(crate) enum Work {
         /// procfs and sysfs go only on a real directory.
         strict: bool,
         copy_up: bool,
+        /// The data without a group that may not be mapped in the user namespace it is mounted in;
+        /// the kernel refuses such a one (EINVAL), and the container can do without.
+        groupless: Option<CString>,
         /// What to bind when the kernel does not let this be mounted here.
         fallback: Option<Bind>,
     },
@@ -268,11 +271,22 @@ fn add_mount(
             data: c_string("mounts", &data)?,
             strict: matches!(mount.kind.as_str(), "proc" | "sysfs"),
             copy_up: options.copy_up,
+            groupless: groupless(&mount.kind, &options.data)?,
             fallback: None,
         }
     };
     step(c_target, work, options.propagation);
     Ok(())
+}
+
+/// The data of a devpts without its `gid=`.
+fn groupless(kind: &str, data: &[String]) -> Result<Option<CString>> {
+    let is_group = |option: &&String| option.starts_with("gid=");
+    if kind != "devpts" || !data.iter().any(|option| is_group(&option)) {
+        return Ok(None);
+    }
+    let rest: Vec<&str> = data.iter().filter(|o| !is_group(o)).map(String::as_str).collect();
+    c_string("mounts", &rest.join(",")).map(Some)
 }
 
 /// Files that may be mounted over below /proc (runc's list, for lxcfs and its kind).
@@ -366,6 +380,7 @@ fn add_cgroup(
             data: c(data)?,
             strict: false,
             copy_up: false,
+            groupless: None,
             fallback,
         })
     };

@@ -21,6 +21,10 @@ check:
 bench-hops:
     cargo bench -p wire --bench hops
 
+# strata-runc beside crun, runc and the kernel's limit, interleaved; as root.
+bench-runtime ROUNDS="100":
+    cargo bench -p runc-layer --bench runtime -- {{ROUNDS}}
+
 # The same pod on Strata's paths and on an installed containerd, interleaved.
 bench-pods PODS="40":
     cargo run --release -- compare --pods {{PODS}} --paths pre-1.24,direct,containerd

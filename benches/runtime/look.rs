@@ -1,0 +1,107 @@
+//! What does not change from round to round: sizes, counts, and the steps of one run.
+
+use std::{fs, process::Command};
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::contender::{Bundle, Contender, installed};
+
+/// The machine, in a line.
+pub(crate) fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let info = read("/proc/cpuinfo");
+    let model = info.lines().find_map(|line| line.strip_prefix("model name\t: "));
+    let cores = std::thread::available_parallelism().map_or(0, |n| n.get());
+    let kernel = read("/proc/sys/kernel/osrelease");
+    format!("{cores} × {}, Linux {}", model.unwrap_or("unknown"), kernel.trim())
+}
+
+/// A row: peak resident set and system calls of `run`, PSS of the waiting init, program.
+pub(crate) fn size(contender: &Contender, bundle: &Bundle) -> String {
+    let rss = peak_rss(contender, bundle).map_or_else(|| "?".to_owned(), |kib| kib.to_string());
+    let calls = calls(contender, bundle).map_or_else(|| "?".to_owned(), |calls| calls.to_string());
+    let pss = waiting_pss(contender, bundle).map_or_else(String::new, |kib| kib.to_string());
+    let program = fs::metadata(&contender.program).map_or(0, |m| m.len() / 1024);
+    format!("| {} | {rss} | {calls} | {pss} | {program} |", contender.name)
+}
+
+/// Measured from a small program: a child begins with the resident set that its maker had.
+fn peak_rss(contender: &Contender, bundle: &Bundle) -> Option<u64> {
+    let run = contender.run(bundle, "rss");
+    let measured = Command::new(bundle.path("limit"))
+        .arg("rss")
+        .arg(run.get_program())
+        .args(run.get_args())
+        .output()
+        .ok()?;
+    String::from_utf8_lossy(&measured.stdout).trim().parse().ok()
+}
+
+/// The lines that strace writes of one `run`.
+fn traced(contender: &Contender, bundle: &Bundle, options: &[&str]) -> Option<String> {
+    installed("strace")?;
+    let run = contender.run(bundle, "traced");
+    let out = bundle.path("strace");
+    let status = Command::new("strace")
+        .arg("-f")
+        .args(options)
+        .arg("-o")
+        .arg(&out)
+        .arg(run.get_program())
+        .args(run.get_args())
+        .status()
+        .ok()?;
+    status.success().then(|| fs::read_to_string(out).ok())?
+}
+
+fn calls(contender: &Contender, bundle: &Bundle) -> Option<u64> {
+    let text = traced(contender, bundle, &["-c"])?;
+    let total = text.lines().rev().find(|line| line.ends_with("total"))?;
+    total.split_whitespace().nth(3)?.parse().ok()
+}
+
+fn waiting_pss(contender: &Contender, bundle: &Bundle) -> Option<u64> {
+    if !contender.is_runtime() {
+        return None;
+    }
+    let created = contender.create(bundle, "pss").status().ok()?;
+    assert!(created.success());
+    let pid = bundle.pid();
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    kill(pid, Signal::SIGKILL).ok()?;
+    nix::sys::wait::waitpid(pid, None).ok()?;
+    contender.verb("delete").args(["--force", "pss"]).status().ok()?;
+    let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    pss.trim().trim_end_matches("kB").trim().parse().ok()
+}
+
+/// The calls of one `run` that take longest, in their order.
+pub(crate) fn steps(contender: &Contender, bundle: &Bundle) {
+    /// As many as are worth a name.
+    const STEPS: usize = 30;
+    let Some(text) = traced(contender, bundle, &["-T", "-ttt", "-s", "60"]) else {
+        println!("\nSKIP: the steps need strace");
+        return;
+    };
+    let mut calls: Vec<(usize, f64, &str)> = text
+        .lines()
+        .enumerate()
+        .filter_map(|(i, line)| {
+            let (call, time) = line.rsplit_once('<')?;
+            let us = time.strip_suffix('>')?.parse::<f64>().ok()? * 1e6;
+            // After the pid and the time of day.
+            let call = call.splitn(3, char::is_whitespace).nth(2)?.trim();
+            let waits = ["wait", "poll", "recv", "read(", "<... "];
+            (!waits.iter().any(|wait| call.contains(wait))).then_some((i, us, call))
+        })
+        .collect();
+    calls.sort_by(|a, b| b.1.total_cmp(&a.1));
+    calls.truncate(STEPS);
+    calls.sort_by_key(|call| call.0);
+    println!("\nThe longest calls of one run under strace, which adds some 20 µs to each:\n");
+    println!("| µs | call |\n| --- | --- |");
+    for (_, us, call) in calls {
+        let call: String = call.chars().take(110).collect();
+        println!("| {us:.0} | `{}` |", call.replace('|', "\\|"));
+    }
+}

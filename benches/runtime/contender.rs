@@ -7,7 +7,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use nix::unistd::Pid;
+use nix::{
+    mount::{MsFlags, mount, umount},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 
 /// A bundle, and where the runtimes keep their records of it.
@@ -25,6 +28,11 @@ impl Bundle {
         }
         fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("a static busybox");
         symlink("busybox", rootfs.join("bin/true")).expect("bin/true");
+        // The runtimes' records are on a tmpfs, as /run is on users' machines.
+        let state = dir.path().join("state");
+        fs::create_dir(&state).expect("state");
+        mount(Some("tmpfs"), &state, Some("tmpfs"), MsFlags::empty(), None::<&str>)
+            .expect("a tmpfs");
         let strata = env!("CARGO_BIN_EXE_strata-runc");
         let program = if installed("runc").is_some() { "runc" } else { strata };
         let spec = Command::new(program).arg("spec").current_dir(&dir).status().expect("spec");
@@ -50,6 +58,12 @@ impl Bundle {
     }
 }
 
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        let _ = umount(&self.path("state"));
+    }
+}
+
 /// One of those compared.
 pub(crate) struct Contender {
     pub(crate) name: &'static str,
@@ -60,7 +74,8 @@ pub(crate) struct Contender {
 
 /// strata-runc first, then what is installed of the others.
 pub(crate) fn contenders(bundle: &Bundle) -> Vec<Contender> {
-    let runtime = |name, program| Contender { name, program, root: Some(bundle.path(name)) };
+    let runtime =
+        |name, program| Contender { name, program, root: Some(bundle.path("state").join(name)) };
     let mut all = vec![runtime("strata-runc", env!("CARGO_BIN_EXE_strata-runc").into())];
     for name in ["crun", "runc"] {
         match installed(name) {

@@ -33,7 +33,7 @@ fn main() {
         println!("SKIP: needs root");
         return;
     }
-    let unified = hide_unified();
+    let unified = own_mounts();
     nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
     let bundle = Bundle::new();
     let contenders = contenders(&bundle);
@@ -108,15 +108,15 @@ fn table(contenders: &[Contender], times: &[Vec<Vec<f64>>]) {
     }
 }
 
-/// Takes the unified hierarchy of a hybrid machine out of this process's sight.
-fn hide_unified() -> &'static str {
+/// Gives this process mounts of its own, without the unified hierarchy of a hybrid machine.
+fn own_mounts() -> &'static str {
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private mounts");
     let unified = Path::new("/sys/fs/cgroup/unified");
     if fs::read_dir(unified).map_or(true, |mut dir| dir.next().is_none()) {
         return "";
     }
-    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private mounts");
     umount2(unified, MntFlags::MNT_DETACH).expect("the unified hierarchy");
     ", cgroup v1 (the unified hierarchy hidden)"
 }

@@ -72,7 +72,9 @@ impl Bundle {
     /// The runtime's command line with this bundle's root.
     pub(crate) fn runc(&self, args: &[&str]) -> Command {
         let config = serde_json::to_vec(&self.config).unwrap();
-        fs::write(self.path().join("config.json"), config).unwrap();
+        // Another of this bundle's containers may be reading it.
+        fs::write(self.path().join("config.new"), config).unwrap();
+        fs::rename(self.path().join("config.new"), self.path().join("config.json")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_strata-runc"));
         command.arg("--root").arg(self.path().join("root")).args(args);
         command.current_dir(self.path()).stdin(Stdio::null());

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod bundle;
 #[cfg(test)]
+mod endurance;
+#[cfg(test)]
 mod isolation;
 #[cfg(test)]
 mod lifecycle;

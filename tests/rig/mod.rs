@@ -27,8 +27,8 @@ pub(crate) struct Said {
 
 /// A command line client of a daemon.
 pub(crate) struct Client {
-    program: String,
-    args: Vec<OsString>,
+    pub(crate) program: String,
+    pub(crate) args: Vec<OsString>,
 }
 
 impl Client {
@@ -197,7 +197,7 @@ impl Rig {
     }
 
     /// Arguments in which `@` stands for the rig's directory.
-    fn args(&self, args: &[&str]) -> Vec<OsString> {
+    pub(crate) fn args(&self, args: &[&str]) -> Vec<OsString> {
         let dir = format!("{}/", self.dir.path().display());
         args.iter().map(|arg| arg.replace('@', &dir).into()).collect()
     }

@@ -1,0 +1,151 @@
+//! strata-runc under those who execute a runtime: Docker, podman, containerd's CRI plugin.
+//!
+//! Each test says SKIP where root or the peer is missing.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod machine;
+mod rig;
+
+use machine::{no_program, skip};
+use rig::{Client, IMAGE, Rig};
+
+macro_rules! need {
+    ($($program:literal),*) => {
+        if !nix::unistd::getuid().is_root() {
+            return skip("needs root");
+        }
+        $(if let Some(reason) = no_program($program) {
+            return skip(&reason);
+        })*
+    };
+}
+
+/// The value of a cgroup file on v1 or on v2, as the container sees it.
+const LIMITS: &str = "cd /sys/fs/cgroup
+cat memory/memory.limit_in_bytes memory.max 2>/dev/null
+cat pids/pids.max pids.max 2>/dev/null
+cat cpu/cpu.cfs_quota_us 2>/dev/null || { read quota period <cpu.max; echo $quota; }";
+
+#[test]
+fn docker_runs_with_its_options() {
+    need!("docker", "dockerd", "containerd", "busybox");
+    let mut rig = Rig::new("docker-options");
+    rig.real_containerd();
+    let docker = rig.real_dockerd();
+    docker.ok(&["load", "-i", rig.archive().to_str().unwrap()]);
+    let base = ["run", "--rm", "--runtime", "strata", "--network", "none"];
+    let run = |options: &[&str], command: &[&str]| {
+        docker.run(&[&base[..], options, &[IMAGE], command].concat())
+    };
+    let limits = ["--memory", "64m", "--pids-limit", "50", "--cpus", "0.5"];
+    let said = run(&limits, &["sh", "-c", LIMITS]);
+    assert_eq!(said.stdout, "67108864\n50\n50000\n", "{}", said.stderr);
+
+    let said = run(&["-t", "--hostname", "box"], &["sh", "-c", "test -t 1 && hostname"]);
+    assert_eq!(said.stdout, "box\r\n", "{}", said.stderr);
+
+    let script = "id -u; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; touch /x";
+    let hardened = [
+        "--user",
+        "1000:1000",
+        "--cap-drop",
+        "ALL",
+        "--read-only",
+        "--security-opt",
+        "no-new-privileges",
+    ];
+    let said = run(&hardened, &["sh", "-c", script]);
+    let expected = "1000\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+    assert_eq!((said.code, said.stdout.as_str()), (1, expected), "{}", said.stderr);
+    assert!(said.stderr.contains("Read-only file system"), "{}", said.stderr);
+    let open = ["--security-opt", "seccomp=unconfined"];
+    let said = run(&open, &["grep", "Seccomp:", "/proc/self/status"]);
+    assert_eq!(said.stdout, "Seccomp:\t0\n", "{}", said.stderr);
+
+    let said = run(&[], &["no-such-program"]);
+    assert_eq!(said.code, 127, "{}", said.stderr);
+    assert!(said.stderr.contains("executable file not found in $PATH"), "{}", said.stderr);
+    let said = run(&[], &["/etc"]);
+    assert_eq!(said.code, 126, "{}", said.stderr);
+    rig.end();
+}
+
+#[test]
+fn docker_drives_a_running_container() {
+    need!("docker", "dockerd", "containerd", "busybox");
+    let mut rig = Rig::new("docker-running");
+    rig.real_containerd();
+    let docker = rig.real_dockerd();
+    docker.ok(&["load", "-i", rig.archive().to_str().unwrap()]);
+    let args = ["run", "-d", "--name", "c1", "--runtime", "strata", "--network", "none"];
+    docker.ok(&[&args[..], &["--memory", "64m", IMAGE, "sleep", "1000"]].concat());
+    let exec = docker.run(
+        &["exec", "-u", "65534", "-w", "/bin", "-e", "A=b", "c1"]
+            .iter()
+            .chain(&["sh", "-c", "id -u; echo $PWD $A; exit 3"])
+            .copied()
+            .collect::<Vec<_>>(),
+    );
+    assert_eq!((exec.code, exec.stdout.as_str()), (3, "65534\n/bin b\n"), "{}", exec.stderr);
+    assert_eq!(docker.ok(&["exec", "-t", "c1", "sh", "-c", "test -t 0 && echo tty"]), "tty\r\n");
+    let stats = docker.ok(&["stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", "c1"]);
+    assert!(stats.contains("/ 64MiB 1"), "{stats}");
+    docker.ok(&["pause", "c1"]);
+    assert_eq!(docker.ok(&["inspect", "-f", "{{.State.Status}}", "c1"]), "paused\n");
+    docker.ok(&["unpause", "c1"]);
+    docker.ok(&["update", "--memory", "32m", "--memory-swap", "64m", "--pids-limit", "20", "c1"]);
+    let said = docker.ok(&["exec", "c1", "sh", "-c", LIMITS]);
+    assert!(said.starts_with("33554432\n20\n"), "{said}");
+    assert!(docker.ok(&["top", "c1"]).contains("sleep 1000"));
+    docker.ok(&["restart", "-t", "0", "c1"]);
+    assert_eq!(docker.ok(&["exec", "c1", "echo", "again"]), "again\n");
+    docker.ok(&["kill", "c1"]);
+    assert_eq!(docker.ok(&["wait", "c1"]), "137\n");
+    docker.ok(&["rm", "c1"]);
+    rig.end();
+}
+
+/// podman with everything of its own below the rig's directory.
+fn podman(rig: &Rig) -> Client {
+    let runtime = rig.program("strata-runc");
+    let args = rig.args(&[
+        "--root",
+        "@podman",
+        "--runroot",
+        "@podman-run",
+        "--tmpdir",
+        "@podman-tmp",
+        "--storage-driver",
+        "vfs",
+        "--cgroup-manager",
+        "cgroupfs",
+        "--events-backend",
+        "file",
+        "--runtime",
+    ]);
+    Client { program: "podman".into(), args: [args, vec![runtime.into()]].concat() }
+}
+
+#[test]
+fn podman_runs_containers() {
+    need!("podman", "conmon", "busybox");
+    let rig = Rig::new("podman");
+    let podman = podman(&rig);
+    podman.ok(&["load", "-i", rig.archive().to_str().unwrap()]);
+    let base = ["run", "--rm", "--network", "none"];
+    let run = |args: &[&str]| podman.run(&[&base[..], args].concat());
+    let said = run(&[IMAGE, "sh", "-c", "echo out; echo err >&2; exit 7"]);
+    assert_eq!((said.code, said.stdout.as_str(), said.stderr.as_str()), (7, "out\n", "err\n"));
+    let said = run(&["--user", "1000", "--cap-drop", "all", "--read-only", IMAGE]
+        .iter()
+        .chain(&["sh", "-c", "id -u; grep CapEff /proc/self/status"])
+        .copied()
+        .collect::<Vec<_>>());
+    assert_eq!(said.stdout, "1000\nCapEff:\t0000000000000000\n", "{}", said.stderr);
+    podman.ok(&["run", "-d", "--name", "c1", "--network", "none", IMAGE, "sleep", "1000"]);
+    assert_eq!(podman.ok(&["exec", "c1", "echo", "in"]), "in\n");
+    podman.ok(&["rm", "-f", "-t", "0", "c1"]);
+    podman.ok(&["rmi", "-f", IMAGE]);
+    rig.end();
+}

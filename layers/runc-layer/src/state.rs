@@ -17,7 +17,7 @@ use crate::{
     error::Context,
     plan::c_path,
     spec::{Hooks, decode},
-    sys::{Errno, file, process},
+    sys::{Errno, file, mount, process},
 };
 
 /// The state of a container (runtime-spec, "State", with runc's `paused`).
@@ -65,6 +65,9 @@ pub(crate) struct Record {
     pub(crate) cgroup: Cgroup,
     /// CLONE_NEW* of the namespaces that are not the host's.
     pub(crate) namespaces: i32,
+    /// Its mounts are in the runtime's mount namespace, below the root filesystem.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) host_mounts: bool,
     pub(crate) rootless: bool,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) annotations: BTreeMap<String, String>,
@@ -174,6 +177,16 @@ impl Record {
         };
         // Compared after the opening: now the number cannot be given away any more.
         if self.is_alive() { Ok(pidfd) } else { Err(Error::NotRunning) }
+    }
+
+    /// Takes off what a container without a mount namespace of its own has on its root filesystem.
+    pub(crate) fn unmount(&self) {
+        if self.host_mounts
+            && let Ok(rootfs) = c_path(&self.rootfs)
+        {
+            // The first of the mounts carries all others. A failure is that it was never made.
+            let _ = mount::detach(&rootfs);
+        }
     }
 
     /// The state as hooks read it.

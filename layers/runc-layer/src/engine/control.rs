@@ -248,6 +248,7 @@ fn destroy(directory: &Directory, record: &Record) -> Result<()> {
         record.cgroup.signal_all(libc::SIGKILL)?;
     }
     record.cgroup.remove()?;
+    record.unmount();
     directory.remove()?;
     let commands = HookCommand::list(&record.hooks.poststop)?;
     // A poststop hook that fails changes nothing any more (runtime-spec, "Lifecycle", 13).

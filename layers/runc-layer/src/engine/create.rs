@@ -83,6 +83,7 @@ impl Runtime {
             owner: credentials::effective_uid(),
             cgroup,
             namespaces: 0,
+            host_mounts: spec.linux.namespaces.iter().all(|n| n.kind != "mount"),
             rootless: self.rootless,
             annotations: spec.annotations.clone(),
             hooks: crate::spec::Hooks {
@@ -164,8 +165,8 @@ impl Making {
             },
         )?;
         let start_container = HookCommand::list(&spec.hooks.start_container)?;
-        let mut hooks = HookCommand::list(&spec.hooks.prestart)?;
-        hooks.extend(HookCommand::list(&spec.hooks.create_runtime)?);
+        let prestart = HookCommand::list(&spec.hooks.prestart)?;
+        let create_runtime = HookCommand::list(&spec.hooks.create_runtime)?;
         let mut plan = Plan {
             sync: -1,
             hide: namespaces.new & libc::CLONE_NEWPID == 0,
@@ -188,7 +189,7 @@ impl Making {
             hostname: spec.hostname.clone().into_bytes(),
             domainname: spec.domainname.clone().into_bytes(),
             rootfs: Some(rootfs),
-            runtime_hooks: !hooks.is_empty(),
+            runtime_hooks: !prestart.is_empty() || !create_runtime.is_empty(),
             create_container: HookCommand::list(&spec.hooks.create_container)?,
             start_container,
             state: Vec::new(),
@@ -225,7 +226,8 @@ impl Making {
         }
         let dialogue = Dialogue {
             socket: ours,
-            hooks: &hooks,
+            prestart: &prestart,
+            create_runtime: &create_runtime,
             creating: self.record.for_hooks(Status::Creating, child.pid),
             created: self.record.for_hooks(Status::Created, child.pid),
             agent: agent(&spec.linux),
@@ -248,6 +250,7 @@ impl Making {
             let _ = process::wait_pidfd(pidfd.as_fd());
         }
         // What cannot be removed now is found by the record and `delete --force`.
+        self.record.unmount();
         if self.record.cgroup.remove().is_ok() {
             let _ = self.directory.remove();
         }

@@ -214,7 +214,8 @@ impl Runtime {
         let state = record.for_hooks(Status::Running, child.pid);
         let dialogue = Dialogue {
             socket: ours,
-            hooks: &[],
+            prestart: &[],
+            create_runtime: &[],
             creating: state.clone(),
             created: state,
             agent: agent(&spec.linux),

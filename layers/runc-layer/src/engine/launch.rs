@@ -131,11 +131,11 @@ fn stage(plan: &mut Plan, birth: &Birth) -> std::result::Result<i32, (usize, Err
 pub(super) struct Dialogue<'a> {
     /// The runtime's end of the socket.
     pub(super) socket: OwnedFd,
-    /// prestart and createRuntime.
-    pub(super) hooks: &'a [HookCommand],
+    pub(super) prestart: &'a [HookCommand],
+    pub(super) create_runtime: &'a [HookCommand],
     /// The state for hooks, before `start`.
     pub(super) creating: Vec<u8>,
-    /// The state for startContainer hooks.
+    /// The state for prestart and startContainer hooks.
     pub(super) created: Vec<u8>,
     pub(super) agent: Option<Agent>,
     pub(super) pid: i32,
@@ -186,9 +186,15 @@ impl Dialogue<'_> {
                 Some(Report::Failed(failure)) => return Err(Error::Start(failure.describe(plan))),
                 Some(Report::Warning(failure)) => warnings.push(failure.describe(plan)),
                 Some(Report::RuntimeHooks) => {
-                    hooks::run(self.hooks, &self.creating).map_err(|(i, errno)| {
-                        Error::Start(format!("error running hook #{i}: {}", hook_error(errno)))
-                    })?;
+                    // prestart is older than the status `creating`, and crun still tells it the
+                    // one that its hooks were written for.
+                    for (list, state) in
+                        [(self.prestart, &self.created), (self.create_runtime, &self.creating)]
+                    {
+                        hooks::run(list, state).map_err(|(i, errno)| {
+                            Error::Start(format!("error running hook #{i}: {}", hook_error(errno)))
+                        })?;
+                    }
                     self.release(plan)?;
                 }
                 Some(Report::Ready) => return Ok(warnings),

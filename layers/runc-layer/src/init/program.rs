@@ -47,11 +47,14 @@ pub(super) fn run(
     if let (Some(file), Some((_, line))) = (&label, &process.label) {
         file::write(file.as_fd(), line).at(Step::Label)?;
     }
+    // The directory may be readable for root only, or for the user only; and it is looked at
+    // before a filter may forbid the looking.
+    let early = enter_directory(&process.cwd);
     // Without no_new_privs a filter needs a capability that is about to go.
     if !process.no_new_privileges {
         load_filter(plan)?;
     }
-    become_user(plan)?;
+    become_user(plan, early)?;
     if plan.process.no_new_privileges {
         credentials::no_new_privileges().at(Step::NoNewPrivileges)?;
     }
@@ -139,7 +142,7 @@ fn load_filter(plan: &Plan) -> Outcome {
     Ok(())
 }
 
-fn become_user(plan: &Plan) -> Outcome {
+fn become_user(plan: &Plan, early: Outcome) -> Outcome {
     let process = &plan.process;
     let identity = &process.identity;
     let wanted = &process.capabilities;
@@ -157,14 +160,11 @@ fn become_user(plan: &Plan) -> Outcome {
         other => other.at(Step::Groups)?,
     }
     credentials::set_gid(identity.gid).at(Step::Gid)?;
-    // The directory may be readable for root only, or for the user only.
-    let early = file::chdir(&process.cwd);
     credentials::set_uid(identity.uid).at(Step::Uid)?;
     match early {
-        Err(Errno::ACCES | Errno::PERM) => file::chdir(&process.cwd).at(Step::Cwd)?,
-        other => other.at(Step::Cwd)?,
+        Err(Failure { errno: Errno::ACCES | Errno::PERM, .. }) => enter_directory(&process.cwd)?,
+        other => other?,
     }
-    check_directory()?;
     file::umask(identity.umask);
     if changes_user {
         credentials::keep_capabilities(false).at(Step::Capabilities)?;
@@ -208,8 +208,10 @@ fn set_capabilities(plan: &Plan, wanted: &CapabilitySets, own: &CapabilitySets) 
     Ok(())
 }
 
-/// The kernel says so itself when the working directory is not below the root.
-fn check_directory() -> Outcome {
+/// Goes to the program's working directory. The kernel says so itself when that is not below the
+/// root.
+fn enter_directory(path: &CStr) -> Outcome {
+    file::chdir(path).at(Step::Cwd)?;
     let mut buffer = [0u8; libc::PATH_MAX as usize];
     match file::getcwd(&mut buffer) {
         Ok([b'/', ..]) => Ok(()),
@@ -250,7 +252,8 @@ fn executable(path: &CStr) -> Result<()> {
         return Err(Errno::ISDIR);
     }
     match file::executable(path) {
-        Err(Errno::NOSYS) if stat.mode & 0o111 != 0 => Ok(()),
+        // A filter that is older than the call; exec will tell.
+        Err(Errno::NOSYS | Errno::PERM) if stat.mode & 0o111 != 0 => Ok(()),
         other => other,
     }
 }

@@ -29,12 +29,13 @@ pub(super) fn open_sources(rootfs: &mut Rootfs) -> Outcome {
             Work::Bind(bind) | Work::New { fallback: Some(bind), .. } => bind,
             _ => continue,
         };
-        let tree = mount::clone_tree(file::cwd(), &bind.source, bind.recursive)
-            .at_index(Step::OpenSource, i)?;
+        // The copy is made when its turn comes: the kernel lists mounts in the order of their making.
+        let source = file::open(&bind.source, libc::O_PATH).at_index(Step::OpenSource, i)?;
         if !bind.source_is_dir {
-            bind.source_is_dir = file::fstat(tree.as_fd()).at_index(Step::OpenSource, i)?.is_dir();
+            bind.source_is_dir =
+                file::fstat(source.as_fd()).at_index(Step::OpenSource, i)?.is_dir();
         }
-        bind.tree = Some(tree);
+        bind.opened = Some(source);
     }
     if rootfs.bind_devices && rootfs.set_up_dev {
         for device in &mut rootfs.devices {
@@ -47,13 +48,11 @@ pub(super) fn open_sources(rootfs: &mut Rootfs) -> Outcome {
 
 /// Cuts the new mount namespace off from the host's and makes the root filesystem a mount.
 pub(super) fn take_root(rootfs: &Rootfs) -> Outcome {
-    mount::mount(None, c"/", None, rootfs.propagation, None).at(Step::MakeSlave)?;
-    if rootfs.propagation & (libc::MS_SHARED | libc::MS_UNBINDABLE) != 0 {
-        // pivot_root refuses a root whose parent is shared; runc makes that parent private.
-        let path = &rootfs.path;
-        mount::mount(Some(path), path, None, libc::MS_BIND | libc::MS_REC, None)
-            .at(Step::BindRoot)?;
-        return mount::mount(None, path, None, libc::MS_PRIVATE, None).at(Step::BindRoot);
+    if !rootfs.host_mounts {
+        mount::mount(None, c"/", None, rootfs.propagation, None).at(Step::MakeSlave)?;
+    }
+    if let Some(parent) = &rootfs.parent {
+        mount::mount(None, parent, None, libc::MS_PRIVATE, None).at(Step::MakeSlave)?;
     }
     mount::mount(Some(&rootfs.path), &rootfs.path, None, libc::MS_BIND | libc::MS_REC, None)
         .at(Step::BindRoot)
@@ -111,10 +110,16 @@ fn make_all(plan: &mut Plan, rootfs: &mut Rootfs) -> Outcome {
     if !outside_hooks {
         step_out(&host)?;
     }
-    if rootfs.no_pivot {
+    if rootfs.host_mounts {
+        change_root(&root)?;
+    } else if rootfs.no_pivot {
         move_root(&root)?
     } else {
         pivot(&root, &host)?
+    }
+    if rootfs.parent.is_some() {
+        // What was set before was the host's root.
+        mount::mount(None, c"/", None, rootfs.propagation, None).at(Step::Pivot)?;
     }
     if rootfs.readonly && !rootfs.no_pivot {
         make_read_only(&root)?;
@@ -165,6 +170,13 @@ fn pivot(root: &OwnedFd, host: &OwnedFd) -> Outcome {
 fn move_root(root: &OwnedFd) -> Outcome {
     file::fchdir(root.as_fd()).at(Step::Pivot)?;
     mount::mount(Some(c"."), c"/", None, libc::MS_MOVE, None).at(Step::Pivot)?;
+    file::chroot(c".").at(Step::Pivot)?;
+    file::chdir(c"/").at(Step::Pivot)
+}
+
+/// In the caller's mount namespace only the process's view changes, as with runc.
+fn change_root(root: &OwnedFd) -> Outcome {
+    file::fchdir(root.as_fd()).at(Step::Pivot)?;
     file::chroot(c".").at(Step::Pivot)?;
     file::chdir(c"/").at(Step::Pivot)
 }
@@ -259,7 +271,9 @@ fn copy_up_mount(target: &CStr, new: impl Fn(&CStr) -> Result<()>) -> Result<()>
 }
 
 fn attach(target: &CStr, bind: &mut Bind) -> Result<()> {
-    let tree = bind.tree.take().ok_or(Errno::INVAL)?;
+    let source = bind.opened.take().ok_or(Errno::INVAL)?;
+    let tree = mount::clone_tree(source.as_fd(), c"", bind.recursive)?;
+    leave_open(source);
     if !bind.attributes.is_empty() {
         mount::set_attributes(tree.as_fd(), bind.attributes, false, None)?;
     }

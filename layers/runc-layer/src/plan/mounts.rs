@@ -10,8 +10,9 @@ use super::{c_path, c_string, options::Options};
 use crate::{
     Error, Result,
     cgroup::{Cgroup, Hierarchies},
+    error::Context,
     spec::{self, Spec},
-    sys::{file, mount::Attributes},
+    sys::{Errno, file, mount::Attributes},
 };
 
 /// How the root filesystem is made.
@@ -19,6 +20,11 @@ pub(crate) struct Rootfs {
     pub(crate) path: CString,
     /// MS_SLAVE, MS_PRIVATE, … with MS_REC for the new namespace's mounts.
     pub(crate) propagation: u64,
+    /// Where the mount is that holds the root filesystem, if it may have to be made private first:
+    /// pivot_root(2) takes no root whose parent is shared.
+    pub(crate) parent: Option<CString>,
+    /// In the caller's mount namespace: nothing is cut off, and the root is only changed.
+    pub(crate) host_mounts: bool,
     pub(crate) mounts: Vec<MountStep>,
     /// Fill /dev with nodes and links; not when the host's /dev is bound there.
     pub(crate) set_up_dev: bool,
@@ -75,8 +81,8 @@ pub(crate) struct Bind {
     pub(crate) subtree: Attributes,
     /// The user namespace whose ids it shows, and whether all below it does.
     pub(crate) idmap: Option<(OwnedFd, bool)>,
-    /// Opened by the child before it leaves the host's root.
-    pub(crate) tree: Option<OwnedFd>,
+    /// The source, which the child opens before it leaves the host's root.
+    pub(crate) opened: Option<OwnedFd>,
     pub(crate) source_is_dir: bool,
     /// The target is known not to be there yet.
     pub(crate) fresh: bool,
@@ -132,9 +138,18 @@ impl Rootfs {
             list.iter().map(|p| c_string(field, p)).collect::<Result<Vec<_>>>()
         };
         let root = spec.root.as_ref();
+        let propagation = propagation(&spec.linux.rootfs_propagation)?;
+        let host_mounts = spec.linux.namespaces.iter().all(|n| n.kind != "mount");
+        let cut_off = [libc::MS_SLAVE | libc::MS_REC, libc::MS_PRIVATE | libc::MS_REC];
+        let parent = match host_mounts || cut_off.contains(&propagation) {
+            true => None,
+            false => Some(c_path(&mount_of(cx.rootfs)?)?),
+        };
         Ok(Rootfs {
             path: c_path(cx.rootfs)?,
-            propagation: propagation(&spec.linux.rootfs_propagation)?,
+            propagation,
+            parent,
+            host_mounts,
             mounts,
             set_up_dev: !dev_is_bound,
             bind_devices: cx.in_user_namespace,
@@ -161,6 +176,27 @@ fn propagation(name: &str) -> Result<u64> {
             reason: format!("rootfsPropagation={name} is not supported"),
         }),
     }
+}
+
+/// The mount point that `path`, which has no links in it, lies below.
+fn mount_of(path: &Path) -> Result<PathBuf> {
+    let what = || "/proc/self/mountinfo".to_owned();
+    let table = file::read_control(c"/proc/self/mountinfo").context(what)?;
+    let points = String::from_utf8_lossy(&table)
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4).map(unescape))
+        .filter(|point| path.starts_with(point))
+        .max_by_key(|point| point.as_os_str().len());
+    points.ok_or_else(|| Error::os(what(), Errno::NOENT))
+}
+
+/// A path of mountinfo(5), where blanks, tabs, newlines and backslashes are in octal.
+fn unescape(text: &str) -> PathBuf {
+    let mut path = text.to_owned();
+    for (octal, plain) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        path = path.replace(octal, plain);
+    }
+    path.into()
 }
 
 fn device_nodes(devices: &[spec::Device]) -> Result<Vec<DeviceNode>> {
@@ -246,7 +282,7 @@ fn add_mount(
             attributes: options.attributes,
             subtree: options.recursive,
             idmap,
-            tree: None,
+            opened: None,
             source_is_dir: false,
             fresh: false,
         };
@@ -367,7 +403,7 @@ fn add_cgroup(
             attributes,
             subtree: Attributes::default(),
             idmap: None,
-            tree: None,
+            opened: None,
             source_is_dir: true,
             fresh,
         })

@@ -118,10 +118,11 @@ impl Spec {
             seen.push(kind);
             no_nul(&format!("linux.namespaces[{i}].path"), &namespace.path)?;
         }
-        if !seen.contains(&Kind::Mount) {
+        let hides = !self.linux.masked_paths.is_empty() || !self.linux.readonly_paths.is_empty();
+        if hides && !seen.contains(&Kind::Mount) {
             return Err(refuse(
                 "linux.namespaces",
-                "a mount namespace is needed to change to the root filesystem",
+                "unable to restrict sys entries without a private MNT namespace",
             ));
         }
         if !self.hostname.is_empty() && !seen.contains(&Kind::Uts) {

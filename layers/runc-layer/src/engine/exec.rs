@@ -124,11 +124,8 @@ impl ExecProcess {
                     for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
                         set.extend(capabilities.iter().cloned());
                     }
-                    // Ambient capabilities need inheritable ones; runc adds to both or to neither.
-                    if !sets.ambient.is_empty() {
-                        sets.inheritable.extend(capabilities.iter().cloned());
-                        sets.ambient.extend(capabilities.iter().cloned());
-                    }
+                    // Not to the inheritable ones (CVE-2022-29162), without which there are no
+                    // ambient ones.
                 }
                 Ok(p)
             }

@@ -1,7 +1,7 @@
 //! The container's terminal: a master from its own devpts goes to the caller, the other side
 //! becomes the standard streams and /dev/console.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use super::tree;
 use crate::{
@@ -28,7 +28,7 @@ pub(super) fn set_up(console: &Console, bind: bool) -> Result<()> {
         tty::set_size(master.as_fd(), size)?;
     }
     if bind {
-        let target = tree::regular(c"/dev/console")?;
+        let target = target()?;
         let node = mount::clone_tree(slave.as_fd(), c"", false)?;
         mount::attach_on(node.as_fd(), target.as_fd())?;
     }
@@ -39,4 +39,23 @@ pub(super) fn set_up(console: &Console, bind: bool) -> Result<()> {
     }
     tty::control(slave.as_fd())?;
     (0..3).try_for_each(|stream| file::dup_onto(slave.as_raw_fd(), stream))
+}
+
+/// /dev/console itself. A link of that name, which would have the terminal cover another file
+/// (CVE-2025-52565), makes way.
+fn target() -> Result<OwnedFd> {
+    let path = c"/dev/console";
+    let open = || {
+        let found = file::open(path, libc::O_PATH | libc::O_NOFOLLOW)?;
+        let is_link = file::fstat(found.as_fd())?.is_link();
+        Ok(if is_link { None } else { Some(found) })
+    };
+    match open() {
+        Ok(Some(found)) => return Ok(found),
+        Ok(None) => file::unlink(path)?,
+        Err(Errno::NOENT) => {}
+        Err(e) => return Err(e),
+    }
+    tree::regular(path)?;
+    open()?.ok_or(Errno::LOOP)
 }

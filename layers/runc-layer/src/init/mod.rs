@@ -12,7 +12,7 @@ use std::{convert::Infallible, os::fd::AsFd};
 
 use crate::{
     plan::Plan,
-    sys::{Errno, Result, credentials, file, mount, process, socket},
+    sys::{self, Errno, Result, credentials, file, mount, process, socket},
 };
 use report::{At, Failure, Report, Step};
 
@@ -86,14 +86,15 @@ fn all(plan: &mut Plan) -> std::result::Result<Infallible, Failure> {
         file::write_control(&setting.path, &setting.value).at_index(Step::Sysctl, i)?;
     }
     if let Some(value) = &plan.oom_score_adj {
-        match file::write_control(c"/proc/self/oom_score_adj", value) {
+        let written = proc_file(c"self/oom_score_adj")
+            .and_then(|score| sys::retry(|| file::write(score.as_fd(), value)));
+        match written.map(drop) {
             Err(e @ (Errno::ACCES | Errno::PERM)) => warn(plan, Step::OomScore, 0, e),
             other => other.at(Step::OomScore)?,
         }
     }
-    // The file of the label is the host's procfs's: the container's could be covered.
     let label = match &plan.process.label {
-        Some((path, _)) => Some(file::open(path, libc::O_WRONLY).at(Step::Label)?),
+        Some((path, _)) => Some(proc_file(path).at(Step::Label)?),
         None => None,
     };
     if !plan.hostname.is_empty() {
@@ -123,6 +124,25 @@ fn warn(plan: &Plan, step: Step, index: usize, errno: Errno) {
     let failure = Failure { step, index: index as u16, errno };
     // A runtime that does not listen any more has no use for warnings.
     let _ = Report::Warning(failure).send(file::borrow(plan.sync));
+}
+
+/// Opens a file of this process's own in procfs, for writing.
+///
+/// For `exec` the procfs is the container's, which may have covered it or parts of it: then what is
+/// written, a label at worst, would go to another file (CVE-2019-16884, CVE-2025-52881).
+fn proc_file(path: &std::ffi::CStr) -> Result<std::os::fd::OwnedFd> {
+    const PROC_MAGIC: i64 = 0x9fa0;
+    const PROC_ROOT: u64 = 1;
+    const NO_XDEV: u64 = 0x1;
+    const NO_MAGICLINKS: u64 = 0x2;
+    const BENEATH: u64 = 0x8;
+    let root = file::open(c"/proc", libc::O_PATH | libc::O_DIRECTORY)?;
+    let real =
+        file::fstatfs(root.as_fd())? == PROC_MAGIC && file::fstat(root.as_fd())?.inode == PROC_ROOT;
+    if !real {
+        return Err(Errno::XDEV);
+    }
+    file::openat2(root.as_fd(), path, libc::O_WRONLY, NO_XDEV | NO_MAGICLINKS | BENEATH)
 }
 
 fn enter_namespaces(plan: &Plan) -> std::result::Result<(), Failure> {

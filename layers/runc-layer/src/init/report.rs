@@ -257,6 +257,9 @@ impl Failure {
                                 m.label, m.label
                             );
                         }
+                        _ if e == Errno::XDEV => {
+                            return format!("{target:?} cannot be mounted because it is inside /proc");
+                        }
                         _ if self.step == Step::MountPropagation => "set propagation of ",
                         _ => "",
                     };

@@ -76,6 +76,9 @@ fn make_all(plan: &mut Plan, rootfs: &mut Rootfs) -> Outcome {
     file::chroot(c".").at(Step::EnterRoot)?;
     let root = file::open(c"/", directory).at(Step::EnterRoot)?;
     for (i, step) in rootfs.mounts.iter_mut().enumerate() {
+        if step.outside_proc {
+            refuse_proc(&step.target).at_index(Step::Mount, i)?;
+        }
         mount_step(step).at_index(Step::Mount, i)?;
         for flags in &step.propagation {
             mount::mount(None, &step.target, None, *flags, None)
@@ -189,6 +192,17 @@ fn make_read_only(root: &OwnedFd) -> Outcome {
 fn open_null() -> Result<OwnedFd> {
     let null = mount::clone_tree(file::cwd(), c"/dev/null", false)?;
     if file::fstat(null.as_fd())?.is_char(1, 3) { Ok(null) } else { Err(Errno::NODEV) }
+}
+
+/// A link in the image could have something mounted over the container's procfs.
+fn refuse_proc(target: &CStr) -> Result<()> {
+    const PROC_MAGIC: i64 = 0x9fa0;
+    if file::statfs(target) != Ok(PROC_MAGIC) {
+        // What is not there yet is made later, and nothing can be made in procfs.
+        return Ok(());
+    }
+    let same = file::stat(target)?.device == file::stat(c"/proc")?.device;
+    if same { Err(Errno::XDEV) } else { Ok(()) }
 }
 
 fn mount_step(step: &mut MountStep) -> Result<()> {

@@ -43,6 +43,8 @@ pub(crate) struct Rootfs {
 pub(crate) struct MountStep {
     /// Inside the container.
     pub(crate) target: CString,
+    /// It is not to be found below /proc, whatever links it leads through.
+    pub(crate) outside_proc: bool,
     pub(crate) work: Work,
     pub(crate) propagation: Vec<u64>,
     /// For errors: what the configuration says is mounted here.
@@ -250,9 +252,12 @@ fn add_mount(
     };
     guard_proc(&target, mount, &options).map_err(|reason| refuse("destination", reason))?;
     let c_target = c_string("mounts", &target)?;
+    let strict = matches!(mount.kind.as_str(), "proc" | "sysfs") && !options.is_bind();
+    // Some files below /proc may be covered; and links lead no procfs astray.
+    let outside_proc = !strict && !target.trim_start_matches('/').starts_with("proc");
     let mut step = |target: CString, work: Work, propagation: Vec<u64>| {
         let label = if mount.source.is_empty() { &mount.kind } else { &mount.source };
-        steps.push(MountStep { target, work, propagation, label: label.clone() });
+        steps.push(MountStep { target, outside_proc, work, propagation, label: label.clone() });
     };
     if options.is_bind() || mount.kind == "bind" {
         if mount.source.is_empty() {
@@ -305,7 +310,7 @@ fn add_mount(
             source: c_string("mounts", source)?,
             flags: options.flags,
             data: c_string("mounts", &data)?,
-            strict: matches!(mount.kind.as_str(), "proc" | "sysfs"),
+            strict,
             copy_up: options.copy_up,
             groupless: groupless(&mount.kind, &options.data)?,
             fallback: None,
@@ -390,6 +395,7 @@ fn add_cgroup(
     let mut push = |target: &str, work: Work| -> Result<()> {
         steps.push(MountStep {
             target: c(target)?,
+            outside_proc: true,
             work,
             propagation: options.propagation.clone(),
             label: mount.kind.clone(),

@@ -31,7 +31,7 @@ pub(crate) struct ProcessPlan {
     pub(crate) limits: Vec<(u32, u64, u64)>,
     pub(crate) no_new_privileges: bool,
     pub(crate) seccomp: Option<Filter>,
-    /// File below /proc/self/attr and the line for it.
+    /// File below /proc and the line for it.
     pub(crate) label: Option<(CString, Vec<u8>)>,
     pub(crate) scheduling: Option<Scheduling>,
     /// Class and level.
@@ -159,7 +159,7 @@ fn label(process: &Process) -> Result<Option<(CString, Vec<u8>)>> {
             };
         }
         let line = format!("exec {}", process.apparmor_profile);
-        return Ok(Some((c"/proc/self/attr/exec".to_owned(), line.into_bytes())));
+        return Ok(Some((c"self/attr/exec".to_owned(), line.into_bytes())));
     }
     if !process.selinux_label.is_empty() {
         if !std::path::Path::new("/sys/fs/selinux/enforce").exists() {
@@ -170,7 +170,7 @@ fn label(process: &Process) -> Result<Option<(CString, Vec<u8>)>> {
             ));
         }
         let line = process.selinux_label.clone().into_bytes();
-        return Ok(Some((c"/proc/self/attr/exec".to_owned(), line)));
+        return Ok(Some((c"self/attr/exec".to_owned(), line)));
     }
     Ok(None)
 }

@@ -24,6 +24,7 @@ impl Errno {
     pub(crate) const AGAIN: Errno = Errno(libc::EAGAIN);
     pub(crate) const NOSYS: Errno = Errno(libc::ENOSYS);
     pub(crate) const NODEV: Errno = Errno(libc::ENODEV);
+    pub(crate) const XDEV: Errno = Errno(libc::EXDEV);
     pub(crate) const LOOP: Errno = Errno(libc::ELOOP);
     pub(crate) const OPNOTSUPP: Errno = Errno(libc::EOPNOTSUPP);
     pub(crate) const TIMEDOUT: Errno = Errno(libc::ETIMEDOUT);

@@ -14,11 +14,16 @@ pub(crate) struct Stat {
     pub(crate) rdev: u64,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+    pub(crate) inode: u64,
+    pub(crate) device: u64,
 }
 
 impl Stat {
     pub(crate) fn is_dir(&self) -> bool {
         self.mode & libc::S_IFMT == libc::S_IFDIR
+    }
+    pub(crate) fn is_link(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFLNK
     }
     /// Whether this is the character device `major`:`minor`.
     pub(crate) fn is_char(&self, major: u32, minor: u32) -> bool {
@@ -28,7 +33,14 @@ impl Stat {
 
 impl From<libc::stat> for Stat {
     fn from(s: libc::stat) -> Stat {
-        Stat { mode: s.st_mode, rdev: s.st_rdev, uid: s.st_uid, gid: s.st_gid }
+        Stat {
+            mode: s.st_mode,
+            rdev: s.st_rdev,
+            uid: s.st_uid,
+            gid: s.st_gid,
+            inode: s.st_ino,
+            device: s.st_dev,
+        }
     }
 }
 

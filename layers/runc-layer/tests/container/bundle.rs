@@ -19,6 +19,12 @@ pub(crate) struct Bundle {
     pub(crate) id: String,
 }
 
+/// The program that is tested. Another runtime in its place shows that the attacks can succeed.
+pub(crate) fn program() -> PathBuf {
+    std::env::var_os("STRATA_TEST_RUNTIME")
+        .map_or_else(|| env!("CARGO_BIN_EXE_strata-runc").into(), PathBuf::from)
+}
+
 /// Why this machine cannot run containers, if so.
 fn lacking() -> Option<String> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -51,8 +57,7 @@ impl Bundle {
         for name in ["sh", "cat", "ls", "id", "sleep", "true", "mount", "touch", "grep", "mkdir"] {
             symlink("busybox", bin.join(name)).unwrap();
         }
-        let program = env!("CARGO_BIN_EXE_strata-runc");
-        let spec = Command::new(program).args(["spec", "-b"]).arg(dir.path()).status().unwrap();
+        let spec = Command::new(program()).args(["spec", "-b"]).arg(dir.path()).status().unwrap();
         assert!(spec.success());
         let text = fs::read(dir.path().join("config.json")).unwrap();
         let mut config: Value = serde_json::from_slice(&text).unwrap();
@@ -75,7 +80,7 @@ impl Bundle {
         // Another of this bundle's containers may be reading it.
         fs::write(self.path().join("config.new"), config).unwrap();
         fs::rename(self.path().join("config.new"), self.path().join("config.json")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_strata-runc"));
+        let mut command = Command::new(program());
         command.arg("--root").arg(self.path().join("root")).args(args);
         command.current_dir(self.path()).stdin(Stdio::null());
         command

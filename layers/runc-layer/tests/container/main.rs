@@ -1,6 +1,8 @@
 //! The program on real containers, as root with a static busybox.
 
 #[cfg(test)]
+mod attacks;
+#[cfg(test)]
 mod bundle;
 #[cfg(test)]
 mod endurance;

@@ -29,6 +29,18 @@ impl Cgroup {
         Ok(pids)
     }
 
+    /// As [`Cgroup::pids`], with those that have entered some of the hierarchies only: a child whose
+    /// runtime was killed meanwhile.
+    fn pids_anywhere(&self) -> Result<Vec<i32>> {
+        let mut pids = Vec::new();
+        for dir in self.paths.values() {
+            collect(dir, &mut pids)?;
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
     /// Whether the cgroup is frozen.
     pub(crate) fn is_frozen(&self) -> bool {
         let Some(dir) = self.directory("freezer") else { return false };
@@ -76,7 +88,7 @@ impl Cgroup {
         let freezable = self.directory("freezer").is_some() && !self.is_frozen();
         // Frozen, nothing can fork away between the listing and the signal.
         let frozen = freezable && self.freeze(true).is_ok();
-        let result = self.pids().and_then(|pids| {
+        let result = self.pids_anywhere().and_then(|pids| {
             for pid in pids {
                 match process::kill(pid, signal) {
                     Ok(()) | Err(Errno::SRCH) => {}

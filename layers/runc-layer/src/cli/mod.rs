@@ -244,12 +244,19 @@ fn dispatch(args: &[OsString], log: &mut Log) -> Outcome {
     outcome
 }
 
-/// `--root`, or a directory below /run; an ordinary user's below XDG_RUNTIME_DIR, as runc's.
+/// `--root`, or a directory below /run; below XDG_RUNTIME_DIR for an ordinary user and for one who
+/// is root of a user namespace only (whose environment is still the user's), as runc's.
 fn root(global: &Parsed) -> PathBuf {
     if let Some(root) = global.get("--root") {
         return PathBuf::from(root);
     }
-    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| credentials::effective_uid() != 0);
+    let is_user = || {
+        credentials::effective_uid() != 0
+            || std::env::var_os("USER").is_none_or(|user| user != "root")
+                && crate::engine::in_user_namespace()
+    };
+    let own =
+        std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()).filter(|_| is_user());
     PathBuf::from(own.unwrap_or_else(|| "/run".into())).join("strata-runc")
 }
 

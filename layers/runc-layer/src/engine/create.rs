@@ -206,11 +206,13 @@ impl Making {
         }
         // Room for the state that the child is sent, with the longest pid.
         plan.state = vec![0; self.record.for_hooks(Status::Creating, i32::MAX).len() + 64];
+        let joins_pids = namespaces.pid.is_some();
         let birth = Birth {
             flags: namespaces.clone as u64,
             cgroup: entrance.directory,
             pid_namespace: namespaces.pid,
-            through_stage: namespaces.through_stage,
+            // Without rights over its own pid namespace it could enter another, but not return.
+            through_stage: namespaces.through_stage || runtime.rootless && joins_pids,
         };
         let child = launch::spawn(&mut plan, &birth, theirs)?;
         self.pidfd = Some(child.pidfd);

@@ -205,7 +205,8 @@ impl Runtime {
             flags: 0,
             cgroup: entrance.directory,
             pid_namespace: born_in,
-            through_stage: user,
+            // Without rights over its own pid namespace it could enter another, but not return.
+            through_stage: user || self.rootless,
         };
         let child = launch::spawn(&mut plan, &birth, theirs)?;
         let state = record.for_hooks(Status::Running, child.pid);

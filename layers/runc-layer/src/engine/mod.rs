@@ -101,17 +101,19 @@ fn status_name<S: serde::Serializer>(
     serializer.serialize_str(status.name())
 }
 
+/// Whether the caller is in another user namespace than the machine's first.
+pub(crate) fn in_user_namespace() -> bool {
+    !file::read_line(c"/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]))
+}
+
 impl Runtime {
     /// A runtime with its records below `root`, which is made when it is needed.
     ///
     /// Cgroups that the caller has no rights to are done without when it is not root or not root
     /// of the machine's first user namespace, as runc's `--rootless auto` decides.
     pub fn new(root: impl Into<PathBuf>) -> Runtime {
-        let initial = || {
-            file::read_line(c"/proc/self/uid_map")
-                .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]))
-        };
-        let rootless = credentials::effective_uid() != 0 || !initial();
+        let rootless = credentials::effective_uid() != 0 || in_user_namespace();
         Runtime { root: root.into(), rootless }
     }
 

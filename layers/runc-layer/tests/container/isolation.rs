@@ -179,3 +179,30 @@ fn a_user_namespace_maps_its_ids() {
     assert_eq!(fs::metadata(b.rootfs().join("tmp/mine")).unwrap().uid(), 100_000);
     b.assert_gone();
 }
+
+#[test]
+fn it_works_for_the_root_of_a_user_namespace() {
+    let Some(mut b) = Bundle::new("exec sleep 1000") else { return };
+    if !std::path::Path::new("/usr/bin/unshare").exists() {
+        println!("SKIP: needs unshare");
+        return;
+    }
+    let mounts = b.config["mounts"].as_array_mut().unwrap();
+    // Neither the cgroups nor the group of terminals are in this namespace.
+    mounts.retain(|m| m["type"] != "cgroup" && m["type"] != "devpts");
+    b.config["process"]["capabilities"] = json!({});
+    let inner = b.runc(&[]);
+    // Like podman's, the namespace is the caller's, and the container has none of its own. The
+    // records are where the user keeps such things.
+    let script = "\"$0\" create t >/dev/null && \"$0\" start t && \"$0\" exec t id -u; \
+        \"$0\" delete --force t && ls \"$XDG_RUNTIME_DIR/strata-runc\"";
+    let said = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+        .arg(inner.get_program())
+        .current_dir(b.path())
+        .env("XDG_RUNTIME_DIR", b.path())
+        .env_remove("USER")
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "0\n", "{said:?}");
+}

@@ -7,6 +7,7 @@
 mod devices;
 mod hierarchy;
 mod limits;
+mod oom;
 mod processes;
 mod stats;
 mod v2;
@@ -21,6 +22,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub(crate) use hierarchy::Hierarchies;
+pub(crate) use oom::OomWatch;
 
 use crate::{
     Error, Result,

@@ -32,14 +32,12 @@ fn preserved(options: &Parsed) -> std::result::Result<(u32, Vec<String>), String
 
 fn request(invocation: &Invocation<'_>) -> std::result::Result<Create, Failure> {
     let o = &invocation.options;
-    if o.get("--pidfd-socket").is_some() {
-        return Err("--pidfd-socket is not supported".into());
-    }
     let (preserve_fds, env) = preserved(o)?;
     Ok(Create {
         id: id(invocation).to_owned(),
         bundle: path(o, "--bundle").unwrap_or_else(|| PathBuf::from(".")),
         console_socket: path(o, "--console-socket"),
+        pidfd_socket: path(o, "--pidfd-socket"),
         pid_file: path(o, "--pid-file"),
         no_pivot: o.on("--no-pivot"),
         no_new_keyring: o.on("--no-new-keyring"),
@@ -169,6 +167,7 @@ pub(super) fn exec(invocation: &Invocation<'_>) -> Outcome {
     let mut request = Exec {
         id: id(invocation).to_owned(),
         process,
+        pidfd_socket: path(o, "--pidfd-socket"),
         pid_file: path(o, "--pid-file"),
         console_socket: path(o, "--console-socket"),
         preserve_fds,

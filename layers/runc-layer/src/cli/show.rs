@@ -1,6 +1,9 @@
 //! The commands that only tell: list, ps, events, spec, features, version.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 use serde_json::json;
@@ -155,22 +158,44 @@ pub(super) fn events(invocation: &Invocation<'_>) -> Outcome {
             .filter(|d| !d.is_zero())
             .ok_or_else(|| format!("duration interval must be greater than 0: {text:?}"))?,
     };
+    if o.on("--stats") {
+        return match invocation.runtime.stats(id) {
+            Ok(data) => event(id, "stats", Some(data)),
+            Err(Error::NotRunning) => Err(format!("container with id {id} is not running").into()),
+            Err(e) => Err(e.into()),
+        };
+    }
+    let mut watch = invocation.runtime.watch_oom(id)?;
+    let mut next = Instant::now() + interval;
     loop {
+        let pause = next.saturating_duration_since(Instant::now());
+        match &mut watch {
+            Some(watch) => match watch.wait(pause)? {
+                None => return Ok(0),
+                Some(true) => drop(event(id, "oom", None)?),
+                Some(false) => {}
+            },
+            None => std::thread::sleep(pause),
+        }
+        if Instant::now() < next {
+            continue;
+        }
+        next += interval;
         match invocation.runtime.stats(id) {
-            Ok(data) => {
-                print(&format!("{}\n", json!({"type": "stats", "id": id, "data": data})))?;
-            }
-            Err(Error::NotRunning) if !o.on("--stats") => return Ok(0),
-            Err(Error::NotRunning) => {
-                return Err(format!("container with id {id} is not running").into());
-            }
+            Ok(data) => drop(event(id, "stats", Some(data))?),
+            Err(Error::NotRunning | Error::NotExist) => return Ok(0),
             Err(e) => return Err(e.into()),
         }
-        if o.on("--stats") {
-            return Ok(0);
-        }
-        std::thread::sleep(interval);
     }
+}
+
+/// One line of `events`.
+fn event(id: &str, kind: &str, data: Option<serde_json::Value>) -> Outcome {
+    let mut event = json!({"type": kind, "id": id});
+    if let Some(data) = data {
+        event["data"] = data;
+    }
+    print(&format!("{event}\n"))
 }
 
 /// A duration of Go's with one unit: `5s`, `200ms`, `1m`.

@@ -8,6 +8,7 @@ use std::{
 use super::{Runtime, State};
 use crate::{
     Error, Result,
+    cgroup::OomWatch,
     error::Context,
     init::{hooks, report::hook_error},
     plan::HookCommand,
@@ -192,6 +193,15 @@ impl Runtime {
     pub fn ps(&self, id: &str) -> Result<Vec<i32>> {
         let (_, record) = self.find(id)?;
         record.cgroup.pids()
+    }
+
+    /// A watch on the container's memory; `None` where it has no memory cgroup.
+    pub(crate) fn watch_oom(&self, id: &str) -> Result<Option<OomWatch>> {
+        let (_, record) = self.find(id)?;
+        if !record.is_alive() {
+            return Err(Error::NotRunning);
+        }
+        record.cgroup.watch_oom()
     }
 
     /// The container's usage, in the shape of runc's stats event data.

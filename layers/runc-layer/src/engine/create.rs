@@ -215,7 +215,9 @@ impl Making {
             through_stage: namespaces.through_stage || runtime.rootless && joins_pids,
         };
         let child = launch::spawn(&mut plan, &birth, theirs)?;
+        let told = launch::tell_pidfd(request.pidfd_socket.as_deref(), &child.pidfd, "standard");
         self.pidfd = Some(child.pidfd);
+        told?;
         if plan.wait_for_maps {
             maps::write(child.pid, &spec.linux.uid_mappings, &spec.linux.gid_mappings)?;
             socket::send(ours.as_fd(), b"m").context(|| "send to the child".to_owned())?;

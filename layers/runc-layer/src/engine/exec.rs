@@ -30,6 +30,8 @@ pub struct Exec {
     pub process: ExecProcess,
     /// As [`super::Create::pid_file`].
     pub pid_file: Option<PathBuf>,
+    /// As [`super::Create::pidfd_socket`].
+    pub pidfd_socket: Option<PathBuf>,
     /// As [`super::Create::console_socket`].
     pub console_socket: Option<PathBuf>,
     /// As [`super::Create::console`].
@@ -219,7 +221,8 @@ impl Runtime {
             agent: agent(&spec.linux),
             pid: child.pid,
         };
-        let held = dialogue.hold(&plan).and_then(|w| {
+        let told = launch::tell_pidfd(request.pidfd_socket.as_deref(), &child.pidfd, "setns");
+        let held = told.and_then(|()| dialogue.hold(&plan)).and_then(|w| {
             warnings.extend(w);
             match &request.pid_file {
                 Some(path) => replace_file(path, child.pid.to_string().as_bytes(), 0o644),

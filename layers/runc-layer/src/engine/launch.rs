@@ -1,6 +1,9 @@
 //! Making the child and talking with it until it is ready.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
 
 use super::listener::Agent;
 use crate::{
@@ -49,6 +52,15 @@ pub(super) fn spawn(plan: &mut Plan, birth: &Birth, theirs: OwnedFd) -> Result<C
     };
     let spawned = spawned.map_err(|e| Error::Start(format!("clone: {e}")))?;
     Ok(Child { pid: spawned.pid, pidfd: spawned.pidfd })
+}
+
+/// Sends a descriptor for the child to the socket that the caller named, with runc's word for the
+/// kind of child.
+pub(super) fn tell_pidfd(path: Option<&Path>, pidfd: &OwnedFd, kind: &str) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let what = || format!("failed to send the pidfd to {}", path.display());
+    let listener = socket::connect(path).context(what)?;
+    socket::send_fd(listener.as_fd(), kind.as_bytes(), pidfd.as_fd()).context(what)
 }
 
 /// Does `call` with this thread's children going to another pid namespace.

@@ -42,6 +42,8 @@ pub struct Create {
     pub console_socket: Option<PathBuf>,
     /// One end of a socket to which the terminal's master is sent, in place of a path.
     pub console: Option<OwnedFd>,
+    /// A unix socket to which a descriptor for the container's process is sent.
+    pub pidfd_socket: Option<PathBuf>,
     /// A file for the pid of the container's process.
     pub pid_file: Option<PathBuf>,
     /// Move the root instead of pivoting it, for a root filesystem on a ramdisk.

@@ -93,7 +93,7 @@ impl ProcessPlan {
             label: label(process)?,
             scheduling: process.scheduler.as_ref().map(scheduling).transpose()?,
             io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
-            personality: linux.personality.as_ref().map(personality).transpose()?,
+            personality: linux.personality.as_ref().map(|p| personality(p, warn)).transpose()?,
             affinity: affinity(process.exec_cpu_affinity.as_ref())?,
         })
     }
@@ -241,18 +241,18 @@ fn io_priority(p: &spec::IoPriority) -> Result<(u32, u32)> {
     Ok((class, p.priority))
 }
 
-fn personality(p: &spec::Personality) -> Result<u64> {
-    let refuse = |field: &str, reason: String| Error::Spec {
-        field: format!("config.json: linux.personality.{field}"),
-        reason,
-    };
+fn personality(p: &spec::Personality, warn: &mut dyn FnMut(String)) -> Result<u64> {
     if !p.flags.is_empty() {
-        return Err(refuse("flags", "personality flags are not supported".into()));
+        // The specification has the field and no value for it; the words are runc's.
+        warn(format!("ignoring unsupported personality flags: {:?}", p.flags));
     }
     match p.domain.as_str() {
         "LINUX" => Ok(0),
         "LINUX32" => Ok(8),
-        other => Err(refuse("domain", format!("invalid personality domain {other:?}"))),
+        other => Err(Error::Spec {
+            field: "config.json: linux.personality.domain".into(),
+            reason: format!("invalid personality domain {other:?}"),
+        }),
     }
 }
 

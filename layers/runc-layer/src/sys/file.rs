@@ -297,6 +297,23 @@ pub(crate) fn poll<const N: usize>(fds: [RawFd; N], timeout_ms: i32) -> Result<[
     }
 }
 
+/// Waits until a file of the kernel's is marked as changed since it was read last.
+pub(crate) fn poll_change(fd: BorrowedFd<'_>, timeout_ms: i32) -> Result<bool> {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLPRI, revents: 0 };
+    // SAFETY: one pollfd.
+    match check_int(unsafe { libc::poll(&mut poll, 1, timeout_ms) }) {
+        Ok(_) => Ok(poll.revents != 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// A counter that the kernel can be told to count up (eventfd(2)).
+pub(crate) fn eventfd() -> Result<OwnedFd> {
+    // SAFETY: no memory arguments.
+    owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) as libc::c_long })
+}
+
 /// An anonymous file in memory that may be sealed.
 pub(crate) fn memfd(name: &CStr) -> Result<OwnedFd> {
     // SAFETY: one C string argument.

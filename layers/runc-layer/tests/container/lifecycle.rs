@@ -188,3 +188,57 @@ fn the_log_is_what_a_shim_reads() {
     );
     assert!(line["time"].is_string());
 }
+
+#[test]
+fn events_tell_of_a_kill_for_memory() {
+    use std::io::BufRead;
+    let Some(mut b) = Bundle::new("exec sleep 1000") else { return };
+    b.config["linux"]["resources"]["memory"] = json!({"limit": 16 << 20, "swap": 16 << 20});
+    assert_eq!(b.create().code, 0, "{}", b.output());
+    assert_eq!(b.call(&["start", &b.id]).code, 0);
+    let mut events = b
+        .runc(&["events", "--interval", "300s", &b.id])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(events.stdout.take().unwrap()).lines();
+    // What happens before the watch is there is not told: so it happens until it is.
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let line = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let greedy = "x=aaaaaaaa; while :; do x=$x$x; done";
+                assert_eq!(b.call(&["exec", &b.id, "sh", "-c", greedy]).code, 137);
+            }
+        });
+        let line = lines.next().unwrap().unwrap();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        line
+    });
+    assert_eq!(line, json!({"type": "oom", "id": b.id}).to_string());
+    assert_eq!(b.call(&["delete", "--force", &b.id]).code, 0);
+    // The end of the container is the end of its events.
+    assert!(events.wait().unwrap().success());
+    assert!(lines.all(|line| line.unwrap().contains("\"oom\"")));
+}
+
+#[test]
+fn a_descriptor_for_the_process_goes_to_the_socket() {
+    use std::{io::Read, os::unix::net::UnixListener};
+    let Some(b) = Bundle::new("exec sleep 1000") else { return };
+    let listener = UnixListener::bind(b.path().join("pidfd")).unwrap();
+    let told = || {
+        let mut kind = String::new();
+        listener.accept().unwrap().0.read_to_string(&mut kind).unwrap();
+        kind
+    };
+    let mut create = b.runc(&["create", "--pidfd-socket", "pidfd", &b.id]);
+    create.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    assert!(create.status().unwrap().success());
+    assert_eq!(told(), "standard");
+    assert_eq!(b.call(&["exec", "--pidfd-socket", "pidfd", &b.id, "true"]).code, 0);
+    assert_eq!(told(), "setns");
+    assert!(
+        b.call(&["exec", "--pidfd-socket", "none", &b.id, "true"]).err.contains("pidfd to none")
+    );
+}

@@ -94,9 +94,10 @@ impl Arch {
         TABLE[self as usize].2
     }
 
-    /// Whether arguments have 64 bits.
+    /// Whether arguments have 64 bits. x32's registers have, its arguments are taken for 32 bits
+    /// by libseccomp, and so by every profile.
     pub(crate) fn wide(self) -> bool {
-        self.token() & BITS64 != 0
+        self.token() & BITS64 != 0 && self != Arch::X32
     }
 
     /// The number of the call `name`, as seccomp_data.nr shows it.

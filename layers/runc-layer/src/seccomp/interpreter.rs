@@ -27,6 +27,7 @@ pub(super) fn run(filter: &[Instruction], token: u32, number: u32, args: [u64; 6
             0x15 => at += jump(accumulator == i.value),
             0x25 => at += jump(accumulator > i.value),
             0x35 => at += jump(accumulator >= i.value),
+            0x45 => at += jump(accumulator & i.value != 0),
             0x06 => return i.value,
             other => panic!("instruction {other:#x}"),
         }

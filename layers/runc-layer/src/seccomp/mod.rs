@@ -11,6 +11,8 @@ mod assembler;
 mod interpreter;
 mod numbers;
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;
 
 use arch::{Arch, X32_BIT};

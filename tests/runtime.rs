@@ -7,7 +7,13 @@
 mod machine;
 mod rig;
 
-use machine::{no_program, skip};
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::Command,
+};
+
+use machine::{Watch, no_program, skip};
 use rig::{Client, IMAGE, Rig};
 
 macro_rules! need {
@@ -148,4 +154,88 @@ fn podman_runs_containers() {
     podman.ok(&["rm", "-f", "-t", "0", "c1"]);
     podman.ok(&["rmi", "-f", IMAGE]);
     rig.end();
+}
+
+#[test]
+fn podman_runs_containers_for_an_ordinary_user() {
+    need!("podman", "conmon", "busybox");
+    if let Some(reason) = machine::no_user_namespaces() {
+        return skip(&reason);
+    }
+    // nobody: podman wants a user that /etc/passwd has.
+    const USER: u32 = 65534;
+    let watch = Watch::begin();
+    let home = tempfile::tempdir().unwrap();
+    let at = |name: &str| home.path().join(name).display().to_string();
+    fs::create_dir(at("run")).unwrap();
+    fs::write(at("image.tar"), rig::archive()).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_strata"), at("strata-runc")).unwrap();
+    fs::set_permissions(at("strata-runc"), fs::Permissions::from_mode(0o755)).unwrap();
+    for path in [&at(""), &at("run")] {
+        std::os::unix::fs::chown(path, Some(USER), Some(USER)).unwrap();
+    }
+    let podman = |args: &[&str]| {
+        let out = Command::new("podman")
+            .args(["--root", &at("root"), "--runroot", &at("runroot"), "--tmpdir", &at("tmp")])
+            .args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"])
+            .args(["--events-backend", "file", "--runtime", &at("strata-runc")])
+            .args(args)
+            .current_dir(home.path())
+            .env("HOME", at(""))
+            .env("XDG_RUNTIME_DIR", at("run"))
+            .uid(USER)
+            .gid(USER)
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (out.status.code(), text(&out.stdout), text(&out.stderr))
+    };
+    let loaded = podman(&["load", "-i", &at("image.tar")]);
+    assert_eq!(loaded.0, Some(0), "{}", loaded.2);
+    let script = "id -u; cat /proc/self/uid_map; exit 5";
+    let ran = podman(&["run", "--rm", "--network", "none", IMAGE, "sh", "-c", script]);
+    assert_eq!(ran.0, Some(5), "{}", ran.2);
+    let map = ran.1.split_whitespace().collect::<Vec<_>>();
+    assert_eq!(map[..3], ["0", "0", "65534"], "{}", ran.1);
+    let started =
+        podman(&["run", "-d", "--name", "c1", "--network", "none", IMAGE, "sleep", "1000"]);
+    assert_eq!(started.0, Some(0), "{}", started.2);
+    assert_eq!(podman(&["exec", "c1", "echo", "in"]).1, "in\n");
+    let removed = podman(&["rm", "-f", "-t", "0", "c1"]);
+    assert_eq!(removed.0, Some(0), "{}", removed.2);
+    // Its pause process keeps the user namespace.
+    podman(&["system", "migrate"]);
+    drop(home);
+    watch.assert_unchanged();
+}
+
+#[test]
+fn containerds_cri_plugin_runs_pods() {
+    need!("containerd", "ctr", "containerd-shim-runc-v2");
+    let watch = Watch::begin();
+    let dir = tempfile::tempdir().unwrap();
+    let era = include_str!("../lab/eras/containerd.toml");
+    let plugin = "[plugins.\"io.containerd.grpc.v1.cri\".cni]";
+    assert!(era.contains(plugin));
+    let path = dir.path().join("path.toml");
+    let compare = |program: &str| {
+        let runtime = format!(
+            "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]
+runtime_type = \"io.containerd.runc.v2\"
+[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc.options]
+BinaryName = \"{{bin}}/{program}\"
+"
+        );
+        fs::write(&path, era.replace(plugin, &format!("{runtime}{plugin}"))).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
+        command.args(["compare", "--pods", "2", "--report"]).arg(dir.path());
+        let out = command.arg("--paths").arg(&path).output().unwrap();
+        (out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let (ran, said) = compare("strata-runc");
+    assert!(ran, "{said}");
+    // The name is what decides, so it was no other runtime before.
+    let (ran, said) = compare("no-such-runtime");
+    assert!(!ran && said.contains("no-such-runtime"), "{said}");
+    watch.assert_unchanged();
 }

@@ -256,7 +256,7 @@ fn found(program: &str) -> PathBuf {
 }
 
 /// busybox and its links as an image.
-fn archive() -> Vec<u8> {
+pub(crate) fn archive() -> Vec<u8> {
     use sha2::{Digest, Sha256};
     let hex = |bytes: &[u8]| -> String {
         Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()

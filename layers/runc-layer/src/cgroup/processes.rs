@@ -114,7 +114,10 @@ impl Cgroup {
 fn collect(dir: &Path, pids: &mut Vec<i32>) -> Result<()> {
     match read(dir, "cgroup.procs") {
         Ok(text) => pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok())),
-        Err(Error::Os { errno: Errno::NOENT | Errno::NODEV, .. }) => return Ok(()),
+        // A name that is too long is nothing's.
+        Err(Error::Os { errno: Errno::NOENT | Errno::NODEV | Errno::NAMETOOLONG, .. }) => {
+            return Ok(());
+        }
         // A threaded cgroup lists its processes in its domain only.
         Err(Error::Os { errno: Errno::OPNOTSUPP, .. }) => {}
         Err(e) => return Err(e),
@@ -139,7 +142,7 @@ fn remove(dir: &Path, deadline: Instant) -> Result<()> {
     let mut pause = Duration::from_micros(100);
     loop {
         match file::rmdir(&path) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Ok(()) | Err(Errno::NOENT | Errno::NAMETOOLONG) => return Ok(()),
             Err(Errno::BUSY) => {
                 for child in children(dir) {
                     remove(&child, deadline)?;

@@ -20,6 +20,7 @@ impl Spec {
             return Err(refuse("root.path", "must not be empty"));
         }
         no_nul("root.path", &root.path)?;
+        no_nul("linux.cgroupsPath", &self.linux.cgroups_path)?;
         if let Some(process) = &self.process {
             process.validate("process")?;
         }

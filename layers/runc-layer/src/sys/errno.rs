@@ -25,6 +25,7 @@ impl Errno {
     pub(crate) const NOSYS: Errno = Errno(libc::ENOSYS);
     pub(crate) const NODEV: Errno = Errno(libc::ENODEV);
     pub(crate) const XDEV: Errno = Errno(libc::EXDEV);
+    pub(crate) const NAMETOOLONG: Errno = Errno(libc::ENAMETOOLONG);
     pub(crate) const LOOP: Errno = Errno(libc::ELOOP);
     pub(crate) const OPNOTSUPP: Errno = Errno(libc::EOPNOTSUPP);
     pub(crate) const TIMEDOUT: Errno = Errno(libc::ETIMEDOUT);

@@ -7,6 +7,8 @@ mod bundle;
 #[cfg(test)]
 mod endurance;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod isolation;
 #[cfg(test)]
 mod lifecycle;

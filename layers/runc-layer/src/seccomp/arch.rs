@@ -18,16 +18,23 @@ pub(crate) enum Arch {
     Mipsel,
     Mipsel64,
     Ppc64,
+    Mips64N32,
+    Mipsel64N32,
+    Ppc,
+    S390,
+    Parisc,
+    Parisc64,
 }
 
 const LE: u32 = 0x4000_0000;
 const BITS64: u32 = 0x8000_0000;
+const N32: u32 = 0x2000_0000;
 
 /// The bit that marks x32's numbers, which share x86_64's token.
 pub(crate) const X32_BIT: u32 = 0x4000_0000;
 
 /// Architecture, its name in profiles, the kernel's AUDIT_ARCH token, column of its numbers.
-const TABLE: [(Arch, &str, u32, usize); 14] = [
+const TABLE: [(Arch, &str, u32, usize); 20] = [
     (Arch::X8664, "SCMP_ARCH_X86_64", 62 | BITS64 | LE, 0),
     (Arch::X86, "SCMP_ARCH_X86", 3 | LE, 1),
     (Arch::X32, "SCMP_ARCH_X32", 62 | BITS64 | LE, 2),
@@ -42,19 +49,17 @@ const TABLE: [(Arch, &str, u32, usize); 14] = [
     (Arch::Mipsel, "SCMP_ARCH_MIPSEL", 8 | LE, 8),
     (Arch::Mipsel64, "SCMP_ARCH_MIPSEL64", 8 | BITS64 | LE, 9),
     (Arch::Ppc64, "SCMP_ARCH_PPC64", 21 | BITS64, 7),
+    (Arch::Mips64N32, "SCMP_ARCH_MIPS64N32", 8 | BITS64 | N32, 11),
+    (Arch::Mipsel64N32, "SCMP_ARCH_MIPSEL64N32", 8 | BITS64 | N32 | LE, 11),
+    (Arch::Ppc, "SCMP_ARCH_PPC", 20, 12),
+    (Arch::S390, "SCMP_ARCH_S390", 22, 13),
+    (Arch::Parisc, "SCMP_ARCH_PARISC", 15, 14),
+    (Arch::Parisc64, "SCMP_ARCH_PARISC64", 15 | BITS64, 14),
 ];
 
-/// Names that the specification allows and the layer has no numbers for: they cannot run on a
-/// kernel that the layer is built for, and a filter without them kills their calls.
-const FOREIGN: [&str; 7] = [
-    "SCMP_ARCH_MIPS64N32",
-    "SCMP_ARCH_MIPSEL64N32",
-    "SCMP_ARCH_PPC",
-    "SCMP_ARCH_S390",
-    "SCMP_ARCH_PARISC",
-    "SCMP_ARCH_PARISC64",
-    "SCMP_ARCH_M68K",
-];
+/// A name that the specification allows and the layer has no numbers for: it cannot run on a kernel
+/// that the layer is built for, and a filter without it kills its calls.
+const FOREIGN: [&str; 1] = ["SCMP_ARCH_M68K"];
 
 impl Arch {
     /// The architecture that the layer is built for.
@@ -94,10 +99,10 @@ impl Arch {
         TABLE[self as usize].2
     }
 
-    /// Whether arguments have 64 bits. x32's registers have, its arguments are taken for 32 bits
-    /// by libseccomp, and so by every profile.
+    /// Whether arguments have 64 bits. The registers of x32 and n32 have, but libseccomp takes their
+    /// arguments for 32 bits, and so does every profile.
     pub(crate) fn wide(self) -> bool {
-        self.token() & BITS64 != 0 && self != Arch::X32
+        self.token() & BITS64 != 0 && self.token() & N32 == 0 && self != Arch::X32
     }
 
     /// The number of the call `name`, as seccomp_data.nr shows it.

@@ -56,6 +56,11 @@ impl Runtime {
         };
         file::write(fifo.as_fd(), b"0").context(|| "write exec fifo".to_owned())?;
         file::unlink(&path).context(|| "remove exec fifo".to_owned())?;
+        if !record.hooks.poststart.is_empty() {
+            // They come after the program (runtime-spec, "Poststart"), and the other side of the
+            // fifo is closed by the exec.
+            file::poll([fifo.as_raw_fd()], 10_000).context(|| "poll exec fifo".to_owned())?;
+        }
         poststart(&record)
     }
 
@@ -261,7 +266,11 @@ fn destroy(directory: &Directory, record: &Record) -> Result<()> {
     record.unmount();
     directory.remove()?;
     let commands = HookCommand::list(&record.hooks.poststop)?;
-    // A poststop hook that fails changes nothing any more (runtime-spec, "Lifecycle", 13).
-    let _ = hooks::run(&commands, &record.for_hooks(Status::Stopped, 0));
+    let state = record.for_hooks(Status::Stopped, 0);
+    for command in commands {
+        // One that fails changes nothing any more, not for the others either (runtime-spec,
+        // "Lifecycle", 13).
+        let _ = hooks::run(&[command], &state);
+    }
     Ok(())
 }

@@ -130,6 +130,9 @@ fn hooks_run_at_their_moments_with_the_state() {
         "createContainer": host("createContainer"), "startContainer": inside,
         "poststart": host("poststart"), "poststop": host("poststop"),
     });
+    // A poststop hook that fails keeps no other from running.
+    let failing = json!({"path": "/bin/busybox", "args": ["false"]});
+    b.config["hooks"]["poststop"].as_array_mut().unwrap().insert(0, failing);
     assert_eq!(b.create().code, 0, "{}", b.output());
     let before = fs::read_to_string(&order).unwrap();
     assert_eq!(before, "prestart\ncreateRuntime\ncreateContainer\n");

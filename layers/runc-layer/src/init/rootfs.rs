@@ -30,7 +30,11 @@ pub(super) fn open_sources(rootfs: &mut Rootfs) -> Outcome {
             _ => continue,
         };
         // The copy is made when its turn comes: the kernel lists mounts in the order of their making.
-        let source = file::open(&bind.source, libc::O_PATH).at_index(Step::OpenSource, i)?;
+        let source = match bind.fresh {
+            true => mount::clone_tree(file::cwd(), &bind.source, bind.recursive),
+            false => file::open(&bind.source, libc::O_PATH),
+        };
+        let source = source.at_index(Step::OpenSource, i)?;
         if !bind.source_is_dir {
             bind.source_is_dir =
                 file::fstat(source.as_fd()).at_index(Step::OpenSource, i)?.is_dir();
@@ -285,9 +289,11 @@ fn copy_up_mount(target: &CStr, new: impl Fn(&CStr) -> Result<()>) -> Result<()>
 }
 
 fn attach(target: &CStr, bind: &mut Bind) -> Result<()> {
-    let source = bind.opened.take().ok_or(Errno::INVAL)?;
-    let tree = mount::clone_tree(source.as_fd(), c"", bind.recursive)?;
-    leave_open(source);
+    let mut tree = bind.opened.take().ok_or(Errno::INVAL)?;
+    if !bind.fresh {
+        let copy = mount::clone_tree(tree.as_fd(), c"", bind.recursive)?;
+        leave_open(std::mem::replace(&mut tree, copy));
+    }
     if !bind.attributes.is_empty() {
         mount::set_attributes(tree.as_fd(), bind.attributes, false, None)?;
     }

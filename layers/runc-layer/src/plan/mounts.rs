@@ -83,7 +83,8 @@ pub(crate) struct Bind {
     pub(crate) subtree: Attributes,
     /// The user namespace whose ids it shows, and whether all below it does.
     pub(crate) idmap: Option<(OwnedFd, bool)>,
-    /// The source, which the child opens before it leaves the host's root.
+    /// The source, which the child opens before it leaves the host's root; when `fresh` already a
+    /// copy of its tree.
     pub(crate) opened: Option<OwnedFd>,
     pub(crate) source_is_dir: bool,
     /// The target is known not to be there yet.
@@ -254,7 +255,9 @@ fn add_mount(
     let c_target = c_string("mounts", &target)?;
     let strict = matches!(mount.kind.as_str(), "proc" | "sysfs") && !options.is_bind();
     // Some files below /proc may be covered; and links lead no procfs astray.
-    let outside_proc = !strict && !target.trim_start_matches('/').starts_with("proc");
+    let outside_proc = !strict
+        && !target.trim_start_matches('/').starts_with("proc")
+        && !is_in_fresh_tmpfs(steps, &target);
     let mut step = |target: CString, work: Work, propagation: Vec<u64>| {
         let label = if mount.source.is_empty() { &mount.kind } else { &mount.source };
         steps.push(MountStep { target, outside_proc, work, propagation, label: label.clone() });
@@ -330,6 +333,20 @@ fn groupless(kind: &str, data: &[String]) -> Result<Option<CString>> {
     c_string("mounts", &rest.join(",")).map(Some)
 }
 
+/// Whether `target` is directly in a tmpfs that is made before, where no link can be: since then
+/// there were mounts in that tmpfs only, so nothing covers it.
+fn is_in_fresh_tmpfs(steps: &[MountStep], target: &str) -> bool {
+    let Some((parent, _)) = target.trim_end_matches('/').rsplit_once('/') else { return false };
+    let below = |path: &[u8]| {
+        path.strip_prefix(parent.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"))
+    };
+    steps.iter().rev().find(|step| !below(step.target.to_bytes())).is_some_and(|step| {
+        let fresh = matches!(&step.work, Work::New { fstype, copy_up: false, .. }
+            if fstype.as_c_str() == c"tmpfs");
+        fresh && step.target.to_bytes() == parent.as_bytes()
+    })
+}
+
 /// Files that may be mounted over below /proc (runc's list, for lxcfs and its kind).
 const PROC_FILES: [&str; 9] = [
     "cpuinfo",
@@ -394,8 +411,9 @@ fn add_cgroup(
     let c = |text: &str| c_string("mounts", text);
     let mut push = |target: &str, work: Work| -> Result<()> {
         steps.push(MountStep {
+            // What goes below the tmpfs goes below one that is still empty.
+            outside_proc: steps.last().is_none_or(|last| last.label != mount.kind),
             target: c(target)?,
-            outside_proc: true,
             work,
             propagation: options.propagation.clone(),
             label: mount.kind.clone(),

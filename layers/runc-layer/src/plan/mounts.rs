@@ -338,7 +338,8 @@ fn groupless(kind: &str, data: &[String]) -> Result<Option<CString>> {
 fn is_in_fresh_tmpfs(steps: &[MountStep], target: &str) -> bool {
     let Some((parent, _)) = target.trim_end_matches('/').rsplit_once('/') else { return false };
     let below = |path: &[u8]| {
-        path.strip_prefix(parent.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"))
+        path.strip_prefix(parent.as_bytes())
+            .is_some_and(|rest| rest.starts_with(b"/") && !rest.windows(2).any(|w| w == b".."))
     };
     steps.iter().rev().find(|step| !below(step.target.to_bytes())).is_some_and(|step| {
         let fresh = matches!(&step.work, Work::New { fstype, copy_up: false, .. }

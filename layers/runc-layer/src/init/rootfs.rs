@@ -75,7 +75,6 @@ pub(super) fn make(plan: &mut Plan) -> Outcome {
 fn make_all(plan: &mut Plan, rootfs: &mut Rootfs) -> Outcome {
     let directory = libc::O_DIRECTORY | libc::O_PATH;
     let host = file::open(c"/", directory).at(Step::EnterRoot)?;
-    let null = if rootfs.masked.is_empty() { None } else { Some(open_null().at(Step::Mask)?) };
     file::chdir(&rootfs.path).at(Step::EnterRoot)?;
     file::chroot(c".").at(Step::EnterRoot)?;
     let root = file::open(c"/", directory).at(Step::EnterRoot)?;
@@ -90,7 +89,7 @@ fn make_all(plan: &mut Plan, rootfs: &mut Rootfs) -> Outcome {
         }
     }
     if rootfs.set_up_dev {
-        for (i, device) in rootfs.devices.iter().enumerate() {
+        for (i, device) in rootfs.devices.iter_mut().enumerate() {
             make_device(device, rootfs.bind_devices).at_index(Step::DevNode, i)?;
         }
         make_links().at(Step::DevLinks)?;
@@ -134,8 +133,8 @@ fn make_all(plan: &mut Plan, rootfs: &mut Rootfs) -> Outcome {
     for (i, path) in rootfs.readonly_paths.iter().enumerate() {
         readonly_path(path).at_index(Step::ReadonlyPath, i)?;
     }
-    if let Some(null) = &null {
-        mask(&rootfs.masked, null)?;
+    if !rootfs.masked.is_empty() {
+        mask(&rootfs.masked)?;
     }
     Ok(())
 }
@@ -192,9 +191,10 @@ fn make_read_only(root: &OwnedFd) -> Outcome {
     mount::set_attributes(root.as_fd(), read_only(), false, None).at(Step::RootReadonly)
 }
 
-/// The host's /dev/null, and no other thing of that name.
+/// The container's /dev/null, and no other thing of that name (CVE-2025-31133). The host's would
+/// need no look, but before Linux 6.15 only what is attached can be copied, and that no longer is.
 fn open_null() -> Result<OwnedFd> {
-    let null = mount::clone_tree(file::cwd(), c"/dev/null", false)?;
+    let null = file::open(c"/dev/null", libc::O_PATH | libc::O_NOFOLLOW)?;
     if file::fstat(null.as_fd())?.is_char(1, 3) { Ok(null) } else { Err(Errno::NODEV) }
 }
 
@@ -326,7 +326,7 @@ fn leave_open(fd: OwnedFd) {
     let _ = fd.into_raw_fd();
 }
 
-fn make_device(device: &DeviceNode, bind: bool) -> Result<()> {
+fn make_device(device: &mut DeviceNode, bind: bool) -> Result<()> {
     if bind {
         return bind_device(device);
     }
@@ -361,12 +361,12 @@ fn make_parent(path: &CStr) -> Result<()> {
     file::rmdir(path)
 }
 
-fn bind_device(device: &DeviceNode) -> Result<()> {
-    let tree = device.tree.as_ref().ok_or(Errno::PERM)?;
+fn bind_device(device: &mut DeviceNode) -> Result<()> {
+    let tree = device.tree.take().ok_or(Errno::PERM)?;
     tree::regular(&device.path)?;
-    // The same tree may be asked for twice when a configuration lists a device twice.
-    let copy = mount::clone_tree(tree.as_fd(), c"", false)?;
-    mount::attach(copy.as_fd(), &device.path)
+    let attached = mount::attach(tree.as_fd(), &device.path);
+    leave_open(tree);
+    attached
 }
 
 /// The links of the specification ("Dev symbolic links") and ptmx.
@@ -414,7 +414,8 @@ fn readonly_path(path: &CStr) -> Result<()> {
     attached
 }
 
-fn mask(paths: &[std::ffi::CString], null: &OwnedFd) -> Outcome {
+fn mask(paths: &[std::ffi::CString]) -> Outcome {
+    let null = open_null().at(Step::Mask)?;
     let mut spare: Option<OwnedFd> = None;
     for (i, path) in paths.iter().enumerate() {
         let tree = match spare.take() {

@@ -67,6 +67,11 @@ fn io_weight(weight: u16) -> u64 {
     1 + (u64::from(weight) - 10) * 9999 / 990
 }
 
+fn refuse_swap(reason: &str) -> Error {
+    let field = "config.json: linux.resources.memory.swap".into();
+    Error::Spec { field, reason: reason.into() }
+}
+
 pub(super) fn set(dir: &Path, r: &Resources) -> Result<()> {
     let put = |file: &str, value: Option<String>| match value {
         Some(value) => write(dir, file, &value),
@@ -79,12 +84,12 @@ pub(super) fn set(dir: &Path, r: &Resources) -> Result<()> {
     let swap = match (m.swap.filter(|v| *v != 0), limit) {
         (Some(-1), _) | (None, Some(-1)) => Some(-1),
         (Some(_), None | Some(-1)) => {
-            return Err(Error::Spec {
-                field: "config.json: linux.resources.memory.swap".into(),
-                reason: "unable to set swap limit without memory limit".into(),
-            });
+            return Err(refuse_swap("unable to set swap limit without memory limit"));
         }
-        (Some(both), Some(limit)) => Some(both - limit),
+        (Some(both), Some(limit)) => match both.checked_sub(limit) {
+            Some(swap) if swap >= 0 => Some(swap),
+            _ => return Err(refuse_swap("memory+swap limit should be >= memory limit")),
+        },
         (None, _) => None,
     };
     match put("memory.swap.max", swap.map(or_max)) {

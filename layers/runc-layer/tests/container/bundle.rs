@@ -101,7 +101,7 @@ impl Bundle {
         let out = fs::File::create(self.path().join("out")).unwrap();
         let mut command = self.runc(&["create", &self.id]);
         command.stdout(out.try_clone().unwrap()).stderr(out);
-        let code = command.status().unwrap().code().unwrap();
+        let code = command.status().unwrap().code().unwrap_or(-1);
         Said { code, out: self.output(), err: String::new() }
     }
 

@@ -12,6 +12,10 @@ compare *ARGS:
 test:
     cargo test --workspace
 
+# The runtime's tests on a kernel with cgroup v2 alone, in a virtual machine.
+test-v2 *FILTERS:
+    tests/vm/run {{FILTERS}}
+
 # Format, lints and the omissions list, with warnings as errors.
 check:
     cargo fmt --all -- --check
@@ -34,4 +38,5 @@ peers:
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
         docker.io containerd runc crun podman skopeo umoci docker-registry \
-        containernetworking-plugins nftables iptables iproute2 busybox-static strace
+        containernetworking-plugins nftables iptables iproute2 busybox-static strace \
+        qemu-system-x86 cpio

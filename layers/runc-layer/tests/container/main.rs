@@ -14,3 +14,5 @@ mod isolation;
 mod lifecycle;
 #[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod unified;

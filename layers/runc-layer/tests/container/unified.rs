@@ -120,3 +120,84 @@ fn a_limit_that_cannot_be_is_refused_and_leaves_nothing() {
         assert!(!directory(&b).exists(), "{words}");
     }
 }
+
+#[test]
+fn the_device_filter_lets_through_what_the_rules_say() {
+    // Nobody drives these numbers: what passes the filter finds no device, what does not is
+    // refused before that.
+    let script = "for d in some none; do (: </dev/$d) 2>&1; (: >/dev/$d) 2>&1; done; \
+                  : </dev/null && : >/dev/null && echo null";
+    let Some(mut b) = bundle(script) else { return };
+    let node = |name: &str, minor: u32| json!({"path": format!("/dev/{name}"), "type": "c", "major": 200, "minor": minor, "fileMode": 0o666});
+    b.config["linux"]["devices"] = json!([node("some", 7), node("none", 8)]);
+    b.config["linux"]["resources"]["devices"] = json!([
+        {"allow": false, "access": "rwm"},
+        {"allow": true, "type": "c", "major": 200, "minor": 7, "access": "r"},
+    ]);
+    let said = b.run();
+    let ends: Vec<&str> = said.out.lines().map(|l| l.rsplit(": ").next().unwrap_or(l)).collect();
+    let (passed, refused) = ("No such device or address", "Operation not permitted");
+    assert_eq!(ends, [passed, refused, refused, refused, "null"], "{said:?}");
+    b.config["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
+    let said = b.run();
+    assert_eq!(said.out.matches(passed).count(), 4, "a privileged container: {said:?}");
+    b.assert_gone();
+}
+
+#[test]
+fn every_process_is_in_the_cgroup_and_kill_all_finds_it() {
+    let Some(mut b) = bundle("sleep 1000 & sleep 1000 & echo up; wait") else { return };
+    // Without a pid namespace nothing ends with the first process.
+    b.config["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "pid");
+    assert_eq!(b.create().code, 0, "{}", b.output());
+    let cgroup = format!("0::/{}\n", b.id);
+    let born = fs::read_to_string(format!("/proc/{}/cgroup", b.state("pid"))).unwrap();
+    assert_eq!(born, cgroup);
+    assert_eq!(b.call(&["start", &b.id]).code, 0);
+    for _ in 0..500 {
+        if says(&b, "cgroup.procs").lines().count() == 3 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(says(&b, "cgroup.procs").lines().count(), 3);
+    let mut exec = b.runc(&["exec", "--detach", "--pid-file", "pid", &b.id, "sleep", "1000"]);
+    // The process outlives the command and would keep a pipe open.
+    exec.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    assert!(exec.status().unwrap().success());
+    let pid = fs::read_to_string(b.path().join("pid")).unwrap();
+    assert_eq!(fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap(), cgroup);
+    assert_eq!(b.call(&["pause", &b.id]).code, 0);
+    assert_eq!(b.call(&["kill", "--all", &b.id, "KILL"]).code, 0, "also of a paused container");
+    b.wait_for("stopped");
+    for _ in 0..500 {
+        if says(&b, "cgroup.events").contains("populated 0") {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(says(&b, "cgroup.events").contains("populated 0"));
+    assert_eq!(b.call(&["delete", &b.id]).code, 0);
+    b.assert_gone();
+}
+
+#[test]
+fn a_block_weight_is_converted() {
+    let Some(mut b) = bundle("sleep 1000") else { return };
+    assert_eq!(b.create().code, 0, "{}", b.output());
+    let (file, expected) = if directory(&b).join("io.bfq.weight").exists() {
+        ("io.bfq.weight", "default 500")
+    } else {
+        // 500 of 10 to 1000 on the scale of 1 to 10000, as runc converts it.
+        ("io.weight", "default 4950")
+    };
+    let there = directory(&b).join(file).exists();
+    assert_eq!(b.call(&["delete", "--force", &b.id]).code, 0);
+    if !there {
+        println!("SKIP: this kernel weighs no block I/O (no io.weight)");
+        return;
+    }
+    b.config["linux"]["resources"]["blockIO"] = json!({"weight": 500});
+    assert_eq!(b.create().code, 0, "{}", b.output());
+    assert_eq!(says(&b, file), expected);
+}

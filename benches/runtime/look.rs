@@ -38,7 +38,7 @@ fn peak_rss(contender: &Contender, bundle: &Bundle) -> Option<u64> {
 }
 
 /// The lines that strace writes of one `run`.
-fn traced(contender: &Contender, bundle: &Bundle, options: &[&str]) -> Option<String> {
+pub(crate) fn traced(contender: &Contender, bundle: &Bundle, options: &[&str]) -> Option<String> {
     installed("strace")?;
     let run = contender.run(bundle, "traced");
     let out = bundle.path("strace");
@@ -73,35 +73,4 @@ fn waiting_pss(contender: &Contender, bundle: &Bundle) -> Option<u64> {
     contender.verb("delete").args(["--force", "pss"]).status().ok()?;
     let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
     pss.trim().trim_end_matches("kB").trim().parse().ok()
-}
-
-/// The calls of one `run` that take longest, in their order.
-pub(crate) fn steps(contender: &Contender, bundle: &Bundle) {
-    /// As many as are worth a name.
-    const STEPS: usize = 30;
-    let Some(text) = traced(contender, bundle, &["-T", "-ttt", "-s", "60"]) else {
-        println!("\nSKIP: the steps need strace");
-        return;
-    };
-    let mut calls: Vec<(usize, f64, &str)> = text
-        .lines()
-        .enumerate()
-        .filter_map(|(i, line)| {
-            let (call, time) = line.rsplit_once('<')?;
-            let us = time.strip_suffix('>')?.parse::<f64>().ok()? * 1e6;
-            // After the pid and the time of day.
-            let call = call.splitn(3, char::is_whitespace).nth(2)?.trim();
-            let waits = ["wait", "poll", "recv", "read(", "<... "];
-            (!waits.iter().any(|wait| call.contains(wait))).then_some((i, us, call))
-        })
-        .collect();
-    calls.sort_by(|a, b| b.1.total_cmp(&a.1));
-    calls.truncate(STEPS);
-    calls.sort_by_key(|call| call.0);
-    println!("\nThe longest calls of one run under strace, which adds some 20 µs to each:\n");
-    println!("| µs | call |\n| --- | --- |");
-    for (_, us, call) in calls {
-        let call: String = call.chars().take(110).collect();
-        println!("| {us:.0} | `{}` |", call.replace('|', "\\|"));
-    }
 }

@@ -12,6 +12,7 @@
 
 mod contender;
 mod look;
+mod steps;
 
 use std::{fs, path::Path, process::Command, time::Instant};
 
@@ -62,7 +63,7 @@ fn main() {
     for contender in &contenders {
         println!("{}", look::size(contender, &bundle));
     }
-    look::steps(&contenders[0], &bundle);
+    steps::print(&contenders[0], &bundle);
 }
 
 /// How long each of [`VERBS`] takes, in milliseconds; for the limit there is only `run`.

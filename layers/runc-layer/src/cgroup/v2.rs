@@ -104,9 +104,13 @@ pub(super) fn set(dir: &Path, r: &Resources) -> Result<()> {
     if c.idle != Some(1) {
         put("cpu.weight", c.shares.filter(|v| *v != 0).map(|s| weight_of_shares(s).to_string()))?;
     }
-    if c.quota.is_some_and(|v| v != 0) || c.period.is_some_and(|v| v != 0) {
-        let quota = c.quota.filter(|q| *q > 0).map_or("max".to_owned(), |q| q.to_string());
-        let period = c.period.filter(|p| *p != 0).unwrap_or(100_000);
+    let (quota, period) = (c.quota.filter(|q| *q != 0), c.period.filter(|p| *p != 0));
+    if quota.is_some() || period.is_some() {
+        // The file has both, and the half that an update does not give stays (runc, update.go).
+        let before = read(dir, "cpu.max")?;
+        let (old_quota, old_period) = before.split_once(' ').unwrap_or(("max", "100000"));
+        let quota = quota.map_or(old_quota.to_owned(), or_max);
+        let period = period.map_or(old_period.to_owned(), |p| p.to_string());
         write(dir, "cpu.max", &format!("{quota} {period}"))?;
     }
     put("cpu.max.burst", c.burst.map(|v| v.to_string()))?;

@@ -201,3 +201,20 @@ fn a_block_weight_is_converted() {
     assert_eq!(b.create().code, 0, "{}", b.output());
     assert_eq!(says(&b, file), expected);
 }
+
+#[test]
+fn half_of_the_cpu_limit_is_updated_alone() {
+    let Some(mut b) = bundle("sleep 1000") else { return };
+    b.config["linux"]["resources"]["cpu"] = json!({"quota": 20_000, "period": 50_000});
+    assert_eq!(b.create().code, 0, "{}", b.output());
+    // As from runc 1.1 (update.go): the half that is not given stays.
+    for (flag, value, expected) in [
+        ("--cpu-period", "80000", "20000 80000"),
+        ("--cpu-quota", "30000", "30000 80000"),
+        ("--cpu-quota", "-1", "max 80000"),
+    ] {
+        let said = b.call(&["update", flag, value, &b.id]);
+        assert_eq!(said.code, 0, "{said:?}");
+        assert_eq!(says(&b, "cpu.max"), expected, "{flag} {value}");
+    }
+}

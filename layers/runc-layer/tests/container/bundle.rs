@@ -110,6 +110,17 @@ impl Bundle {
         fs::read_to_string(self.path().join("out")).unwrap_or_default()
     }
 
+    /// Waits until a created container's process has written `words`.
+    pub(crate) fn wait_for_output(&self, words: &str) {
+        for _ in 0..2000 {
+            if self.output().contains(words) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        panic!("{} never wrote {words:?}: {}", self.id, self.output());
+    }
+
     /// `state`'s field.
     pub(crate) fn state(&self, field: &str) -> Value {
         let said = self.call(&["state", &self.id]);

@@ -91,12 +91,7 @@ fn cgroups_that_the_container_made_go_with_it() {
     }
     assert_eq!(b.create().code, 0, "{}", b.output());
     assert_eq!(b.call(&["start", &b.id]).code, 0);
-    for _ in 0..500 {
-        if b.output().contains("made") {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    b.wait_for_output("made");
     assert!(directory(&b).join("a/b").exists(), "{}", b.output());
     assert_eq!(b.call(&["delete", "--force", &b.id]).code, 0);
     assert!(!directory(&b).exists());

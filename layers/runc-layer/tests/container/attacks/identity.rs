@@ -20,6 +20,7 @@ fn cve_2022_29162_exec_gives_inheritable_capabilities() {
         args.extend([b.id.as_str(), "sh", "-c", script]);
         assert_eq!(b.call(&args).out, "CapInh:\t0000000000000000\n", "{more:?}");
     }
+    b.wait_for_output("\n");
     assert_eq!(b.output(), "CapInh:\t0000000000000000\n");
 }
 

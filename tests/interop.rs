@@ -1,5 +1,5 @@
-//! Every hop, crossed by a real peer: docker on strata-dockerd, ctr on strata-containerd, dockerd
-//! and containerd on strata-runc, containerd on Strata's shim.
+//! Every hop, crossed by a real peer: docker on strata-dockerd, ctr on strata-containerd, containerd
+//! on Strata's shim and runtime. Who else runs strata-runc is in `runtime.rs`.
 //!
 //! Each test starts its daemons in a directory of its own and ends them; it says SKIP where root
 //! or the peer is missing.
@@ -138,63 +138,5 @@ fn a_real_containerd_drives_stratas_shim_and_runtime() {
         let out = ctr.run(&runc);
         assert_eq!((out.code, out.stdout.as_str()), (6, "out\n"), "{}", out.stderr);
     }
-    rig.end();
-}
-
-#[test]
-fn a_real_dockerd_runs_containers_on_strata_runc() {
-    need!("docker", "dockerd", "containerd", "busybox");
-    let mut rig = Rig::new("dockerd");
-    rig.real_containerd();
-    let docker = rig.real_dockerd();
-    let archive = rig.archive();
-    docker.ok(&["load", "-i", archive.to_str().unwrap()]);
-    let run = |args: &[&str]| {
-        let mut all = vec!["run", "--rm", "--runtime", "strata", "--network", "none"];
-        all.extend(args);
-        docker.run(&all)
-    };
-    let out = run(&[IMAGE, "sh", "-c", "echo out; exit 9"]);
-    assert_eq!((out.code, out.stdout.as_str()), (9, "out\n"), "{}", out.stderr);
-    let limits = run(&[
-        "--memory",
-        "64m",
-        "--pids-limit",
-        "50",
-        IMAGE,
-        "sh",
-        "-c",
-        "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null",
-    ]);
-    assert_eq!(limits.stdout.trim(), "67108864", "{}", limits.stderr);
-    let user = run(&[
-        "--user",
-        "65534:65534",
-        "--cap-drop",
-        "ALL",
-        "--read-only",
-        IMAGE,
-        "sh",
-        "-c",
-        "id -u; touch /x 2>/dev/null || echo read-only; grep CapEff /proc/self/status",
-    ]);
-    assert_eq!(user.stdout, "65534\nread-only\nCapEff:\t0000000000000000\n", "{}", user.stderr);
-    docker.ok(&[
-        "run",
-        "-d",
-        "--name",
-        "c1",
-        "--runtime",
-        "strata",
-        "--network",
-        "none",
-        IMAGE,
-        "sleep",
-        "1000",
-    ]);
-    assert_eq!(docker.ok(&["exec", "c1", "echo", "in"]), "in\n");
-    docker.ok(&["pause", "c1"]);
-    docker.ok(&["unpause", "c1"]);
-    docker.ok(&["rm", "-f", "c1"]);
     rig.end();
 }

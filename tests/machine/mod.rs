@@ -127,13 +127,19 @@ fn names(dir: &str, keep: impl Fn(&str) -> bool) -> BTreeSet<String> {
     entries.filter_map(|e| e.file_name().into_string().ok()).filter(|name| keep(name)).collect()
 }
 
+/// The cgroups in which daemons and clients put those of their containers. Nobody removes them,
+/// neither Strata nor the real ones: they are the machine's from the first container on.
+const PARENTS: [&str; 5] = ["docker", "default", "k8s.io", "libpod_parent", "conmon"];
+
 fn cgroups() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut todo = vec![Path::new("/sys/fs/cgroup").to_path_buf()];
     while let Some(dir) = todo.pop() {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                found.insert(entry.path().display().to_string());
+                if !PARENTS.iter().any(|parent| *parent == entry.file_name()) {
+                    found.insert(entry.path().display().to_string());
+                }
                 todo.push(entry.path());
             }
         }

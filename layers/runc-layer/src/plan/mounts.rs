@@ -255,9 +255,7 @@ fn add_mount(
     let c_target = c_string("mounts", &target)?;
     let strict = matches!(mount.kind.as_str(), "proc" | "sysfs") && !options.is_bind();
     // Some files below /proc may be covered; and links lead no procfs astray.
-    let outside_proc = !strict
-        && !target.trim_start_matches('/').starts_with("proc")
-        && !is_in_fresh_tmpfs(steps, &target);
+    let outside_proc = !strict && !is_below_proc(&target) && !is_in_fresh_tmpfs(steps, &target);
     let mut step = |target: CString, work: Work, propagation: Vec<u64>| {
         let label = if mount.source.is_empty() { &mount.kind } else { &mount.source };
         steps.push(MountStep { target, outside_proc, work, propagation, label: label.clone() });
@@ -331,6 +329,13 @@ fn groupless(kind: &str, data: &[String]) -> Result<Option<CString>> {
     }
     let rest: Vec<&str> = data.iter().filter(|o| !is_group(o)).map(String::as_str).collect();
     c_string("mounts", &rest.join(",")).map(Some)
+}
+
+/// Whether `target` says itself that it is /proc or below it: then [`guard_proc`] has decided. A
+/// path that leads on through `..` may end anywhere.
+fn is_below_proc(target: &str) -> bool {
+    let mut parts = target.split('/').filter(|part| !part.is_empty() && *part != ".");
+    parts.next() == Some("proc") && !parts.any(|part| part == "..")
 }
 
 /// Whether `target` is directly in a tmpfs that is made before, where no link can be: since then

@@ -69,7 +69,9 @@ fn cve_2019_16884_a_volume_on_proc() {
     // The same by a link in the image.
     symlink("/proc", b.rootfs().join("gift")).unwrap();
     symlink("proc/self", b.rootfs().join("inner")).unwrap();
-    for at in ["/gift", "/inner/attr", "/gift/sys"] {
+    // A name that only begins like procfs's, or leads through it and out again, is a link as well.
+    symlink("/proc", b.rootfs().join("proc1")).unwrap();
+    for at in ["/gift", "/inner/attr", "/gift/sys", "/proc1", "/proc1/sys", "/proc/../gift"] {
         last(
             &mut b,
             json!({"destination": at, "type": "bind", "source": dir, "options": ["rbind"]}),

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use hops::docker::models::HostConfig;
+use hops::{HopError, Result, docker::models::HostConfig};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 /// The cgroup hierarchies that are mounted where the daemon runs.
@@ -29,38 +29,48 @@ impl Cgroups {
     }
 
     /// Takes out of `host` what cannot be enforced, with dockerd 20.10's warnings.
-    pub(crate) fn discard(self, host: &mut HostConfig, warnings: &mut Vec<String>) {
+    ///
+    /// # Errors
+    /// dockerd's refusal of `NanoCpus`, the one limit that it does not discard.
+    pub(crate) fn discard(self, host: &mut HostConfig, warnings: &mut Vec<String>) -> Result<()> {
         if self != Cgroups::Unmounted {
-            return;
+            return Ok(());
         }
-        let mut lost = |limits: &mut [&mut Option<i64>], words: &str| {
-            let any = limits.iter().any(|limit| limit.is_some_and(|n| n > 0));
-            limits.iter_mut().for_each(|limit| **limit = None);
-            if any {
-                warnings.push(words.to_owned());
+        if host.nano_cpus.is_some_and(|n| n > 0) {
+            return Err(HopError::invalid(
+                "NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the \
+                 cgroup is not mounted",
+            ));
+        }
+        let mut lost = |was_set: bool, words: &str| {
+            if was_set {
+                warnings.push(format!("Your kernel does not support {words} discarded."));
             }
         };
-        let memory = &mut [&mut host.memory, &mut host.memory_swap, &mut host.memory_reservation];
+        let number = |limit: &mut Option<i64>| limit.take().is_some_and(|n| n > 0);
+        let text = |limit: &mut Option<String>| limit.take().is_some_and(|t| !t.is_empty());
+        // Without a limit there is nothing that swap could be counted to.
+        host.memory_swap = None;
         lost(
-            memory,
-            "Your kernel does not support memory limit capabilities or the cgroup is not mounted. \
-             Limitation discarded.",
+            number(&mut host.memory),
+            "memory limit capabilities or the cgroup is not mounted. Limitation",
         );
         lost(
-            &mut [&mut host.cpu_shares],
-            "Your kernel does not support CPU shares or the cgroup is not mounted. Shares \
-             discarded.",
+            number(&mut host.memory_reservation),
+            "memory soft limit capabilities or the cgroup is not mounted. Limitation",
         );
+        lost(number(&mut host.cpu_shares), "CPU shares or the cgroup is not mounted. Shares");
+        let period = number(&mut host.cpu_period);
+        lost(number(&mut host.cpu_quota) || period, "CPU CFS scheduler. CPU period/quota");
+        let cpus = text(&mut host.cpuset_cpus);
+        lost(text(&mut host.cpuset_mems) || cpus, "cpuset or the cgroup is not mounted. Cpuset");
         lost(
-            &mut [&mut host.cpu_period, &mut host.cpu_quota, &mut host.nano_cpus],
-            "Your kernel does not support CPU cfs period/quota or the cgroup is not mounted. \
-             Period and quota discarded.",
+            number(&mut host.pids_limit),
+            "PIDs limit capabilities or the cgroup is not mounted. PIDs limit",
         );
-        lost(
-            &mut [&mut host.pids_limit],
-            "Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. \
-             PIDs limit discarded.",
-        );
+        let weight = host.blkio_weight.take().is_some_and(|weight| weight > 0);
+        lost(weight, "Block I/O weight or the cgroup is not mounted. Weight");
+        Ok(())
     }
 }
 
@@ -73,11 +83,14 @@ mod tests {
         let limited =
             || HostConfig { memory: Some(64 << 20), cpu_shares: Some(2), ..HostConfig::default() };
         let (mut host, mut warnings) = (limited(), Vec::new());
-        Cgroups::Legacy.discard(&mut host, &mut warnings);
+        Cgroups::Legacy.discard(&mut host, &mut warnings).unwrap();
         assert_eq!((host.memory, warnings.len()), (Some(64 << 20), 0));
-        Cgroups::Unmounted.discard(&mut host, &mut warnings);
+        Cgroups::Unmounted.discard(&mut host, &mut warnings).unwrap();
         assert_eq!((host.memory, host.cpu_shares), (None, None));
         assert!(warnings[0].starts_with("Your kernel does not support memory limit"));
         assert_eq!(warnings.len(), 2);
+        let mut nano = HostConfig { nano_cpus: Some(1), ..HostConfig::default() };
+        let refusal = Cgroups::Unmounted.discard(&mut nano, &mut warnings).unwrap_err();
+        assert!(refusal.message.starts_with("NanoCPUs can not be set"), "{refusal}");
     }
 }

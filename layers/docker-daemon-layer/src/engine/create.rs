@@ -46,7 +46,7 @@ impl Handle<Request<ContainerCreate>> for Engine {
         }
         let mut warnings = Vec::new();
         check(&mut host, &config, &mut warnings)?;
-        self.cgroups.discard(&mut host, &mut warnings);
+        self.cgroups.discard(&mut host, &mut warnings)?;
         let image = self.images.find(cx, &asked).await?;
         inherit(&mut config, image.config());
         let args: Vec<String> =

@@ -9,19 +9,8 @@
 mod machine;
 mod rig;
 
-use machine::{no_program, skip};
-use rig::{IMAGE, Rig};
-
-macro_rules! need {
-    ($($program:literal),*) => {
-        if !nix::unistd::getuid().is_root() {
-            return skip("needs root");
-        }
-        $(if let Some(reason) = no_program($program) {
-            return skip(&reason);
-        })*
-    };
-}
+use machine::no_program;
+use rig::{IMAGE, Rig, need};
 
 #[test]
 fn the_docker_cli_drives_strata_dockerd() {

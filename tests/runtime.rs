@@ -13,19 +13,8 @@ use std::{
     process::Command,
 };
 
-use machine::{Watch, no_program, skip};
-use rig::{Client, IMAGE, Rig};
-
-macro_rules! need {
-    ($($program:literal),*) => {
-        if !nix::unistd::getuid().is_root() {
-            return skip("needs root");
-        }
-        $(if let Some(reason) = no_program($program) {
-            return skip(&reason);
-        })*
-    };
-}
+use machine::{Watch, skip};
+use rig::{Client, IMAGE, Rig, need};
 
 /// The value of a cgroup file on v1 or on v2, as the container sees it.
 const LIMITS: &str = "cd /sys/fs/cgroup

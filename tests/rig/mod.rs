@@ -13,6 +13,19 @@ use std::{
 
 use crate::machine::Watch;
 
+/// Ends a test here, with the reason, where it is not root's or one of the programs is missing.
+macro_rules! need {
+    ($($program:literal),*) => {
+        if !nix::unistd::getuid().is_root() {
+            return $crate::machine::skip("needs root");
+        }
+        $(if let Some(reason) = $crate::machine::no_program($program) {
+            return $crate::machine::skip(&reason);
+        })*
+    };
+}
+pub(crate) use need;
+
 /// The test image as Docker names it.
 pub(crate) const IMAGE: &str = "strata-test/busybox:1";
 /// The test image as containerd names it.

@@ -140,3 +140,18 @@ async fn a_pod_without_a_network_leaves_nothing() {
     assert_eq!(left(&peer).await, (0, 0, 0));
     assert_eq!(peer.mounts(), Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_is_first_to_remove_is_no_failure() {
+    let Some(peer) = Peer::start() else { return };
+    let cx = Cx::background();
+    let faulty = Faulty::new(Client::new(peer.socket()));
+    let plugins = Arc::new(wire::cni::Client { path: vec!["/usr/lib/cni".into()] });
+    let engine = Engine::open(peer.config(), Arc::new(faulty.clone()), plugins).await.unwrap();
+    let run = RunPodSandboxRequest { config: Some(pod()), ..Default::default() };
+    let sandbox = engine.handle(&cx, run).await.unwrap().pod_sandbox_id;
+    faulty.fail_next("Remove", HopError::not_found("snapshot cri-accounts-1 does not exist"));
+    engine.handle(&cx, container(&sandbox)).await.unwrap();
+    let remove = RemovePodSandboxRequest { pod_sandbox_id: sandbox };
+    engine.handle(&cx, remove).await.unwrap();
+}

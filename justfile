@@ -29,6 +29,11 @@ bench-hops:
 bench-runtime ROUNDS="100":
     cargo bench -p runc-layer --bench runtime -- {{ROUNDS}}
 
+# strata-containerd beside the real containerd, interleaved: runs, memory, bursts, pulls; as root.
+bench-containerd ROUNDS="100":
+    cargo build --release -p runc-layer
+    cargo bench -p containerd-layer --bench containerd -- {{ROUNDS}}
+
 # The same pod on Strata's paths and on an installed containerd, interleaved.
 bench-pods PODS="40":
     cargo run --release -- compare --pods {{PODS}} --paths pre-1.24,direct,containerd

@@ -80,6 +80,14 @@ struct Sink {
     next: AtomicU64,
 }
 
+impl Sink {
+    fn new_trace(&self) -> TraceParent {
+        let high = u128::from(mix(self.next.fetch_add(1, Ordering::Relaxed)));
+        let low = u128::from(mix(now_ns()));
+        TraceParent { trace: (high << 64 | low) | 1, span: 0 }
+    }
+}
+
 impl Spans {
     /// Measures nothing.
     pub fn disabled() -> Spans {
@@ -129,21 +137,20 @@ impl Spans {
 
     /// Starts a new trace with a root span named `verb`, and the context for the calls under it.
     pub fn root(&self, verb: &str) -> (Cx, Open) {
-        let trace = self.0.as_ref().map(|sink| {
-            let high = u128::from(mix(sink.next.fetch_add(1, Ordering::Relaxed)));
-            let low = u128::from(mix(now_ns()));
-            TraceParent { trace: (high << 64 | low) | 1, span: 0 }
-        });
         let mut cx = Cx::background();
-        cx.trace = trace;
+        cx.trace = self.0.as_deref().map(Sink::new_trace);
         self.begin(&cx, "", verb, Side::Inner)
     }
 
     /// Starts a span of this layer's own work under `cx`; for the callee's side of a program that
-    /// is executed, give the hop and [`Side::Callee`].
+    /// is executed, give the hop and [`Side::Callee`]. A callee whose caller measures nothing (ctr,
+    /// docker, a kubelet) begins a trace of its own.
     pub fn begin(&self, cx: &Cx, hop: &'static str, verb: &str, side: Side) -> (Cx, Open) {
-        let (Some(sink), Some(caller)) = (&self.0, cx.trace) else {
-            return (cx.clone(), Open(None));
+        let Some(sink) = &self.0 else { return (cx.clone(), Open(None)) };
+        let caller = match (cx.trace, side) {
+            (Some(caller), _) => caller,
+            (None, Side::Callee) => sink.new_trace(),
+            (None, _) => return (cx.clone(), Open(None)),
         };
         let id = mix(sink.next.fetch_add(1, Ordering::Relaxed)) | 1;
         let mut child = cx.clone();
@@ -308,9 +315,13 @@ fn mix(n: u64) -> u64 {
 mod tests {
     use super::*;
 
+    fn tempfile_path(name: &str) -> std::path::PathBuf {
+        std::env::temp_dir().join(format!("strata-spans-{name}-{}", std::process::id()))
+    }
+
     #[test]
     fn spans_nest_and_pair() {
-        let dir = std::env::temp_dir().join(format!("strata-spans-{}", std::process::id()));
+        let dir = tempfile_path("nest");
         let spans = Spans::to_file("test", &dir).unwrap();
         let (cx, root) = spans.root("pod");
         let (inner, caller) = spans.begin(&cx, "Cri", "Version", Side::Caller);
@@ -324,5 +335,22 @@ mod tests {
         assert_eq!(spans[1].parent.as_ref(), Some(&spans[2].span));
         assert_eq!(spans[2].parent, None);
         assert!(spans[2].start_ns <= spans[1].start_ns && spans[1].end_ns <= spans[2].end_ns);
+    }
+
+    #[test]
+    fn a_callee_without_a_trace_begins_one() {
+        let dir = tempfile_path("roots");
+        let spans = Spans::to_file("test", &dir).unwrap();
+        let (cx, callee) = spans.begin(&Cx::background(), "Cri", "Version", Side::Callee);
+        let (_, inner) = spans.begin(&cx, "", "work", Side::Inner);
+        let (none, caller) = spans.begin(&Cx::background(), "Cri", "Version", Side::Caller);
+        assert!(none.trace.is_none());
+        drop((inner, caller, callee));
+        let text = std::fs::read_to_string(&dir).unwrap();
+        std::fs::remove_file(&dir).unwrap();
+        let spans: Vec<Span> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(spans.len(), 2);
+        assert_eq!(spans[0].parent.as_ref(), Some(&spans[1].span));
+        assert_eq!(spans[1].parent, None);
     }
 }

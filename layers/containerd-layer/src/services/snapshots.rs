@@ -97,8 +97,14 @@ verbs! {
 
     RemoveSnapshotRequest = |engine, cx, op| {
         let (ns, snapshots) = (namespace(cx)?, engine.snapshotter(&op.snapshotter)?);
-        let (within, key) = (ns.clone(), op.key.clone());
-        engine.blocking(move |_| snapshots.remove(&within, &key)).await?;
+        let (within, key, forgotten) = (ns.clone(), op.key.clone(), snapshots.clone());
+        let id = engine.blocking(move |_| forgotten.forget(&within, &key)).await?;
+        // containerd too answers when the record is gone, and leaves the files to its collector.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = snapshots.sweep(&[id]) {
+                tracing::warn!(%error, "the files of a removed snapshot stay until the next start");
+            }
+        });
         let event = events::SnapshotRemove { key: op.key, snapshotter: op.snapshotter };
         engine.events().emit(&ns, "/snapshot/remove", &event);
         Ok(())

@@ -233,7 +233,7 @@ impl Container {
             _ => Ok(()),
         };
         if let Some(rootfs) = &self.rootfs {
-            rootfs::unmount(rootfs).map_err(|e| {
+            rootfs::detach(rootfs).map_err(|e| {
                 refused(format_args!("failed rootfs umount: {}: {e}", rootfs.display()))
             })?;
         }

@@ -9,7 +9,9 @@ use std::{
 use hops::{HopError, Result, proto::containerd::types::Mount};
 use nix::{
     errno::Errno,
+    fcntl::{OFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
+    sys::stat::Mode,
 };
 
 /// Options that are flags of mount(2): whether the word clears the flag, and the flag.
@@ -197,6 +199,36 @@ pub(super) fn unmount(target: &Path) -> nix::Result<()> {
     }
 }
 
+/// Unmounts everything that is mounted on `target`, and does not wait for the kernel to put the
+/// file systems away: of an overlay it first syncs the one below, which takes milliseconds.
+///
+/// Nothing is mounted there any more when this returns.
+///
+/// # Errors
+/// Those of umount2(2); a target that is not there or is no mount point is a success.
+pub(super) fn detach(target: &Path) -> nix::Result<()> {
+    let mut held = Vec::new();
+    let done = loop {
+        // What is open is put away when it is closed.
+        match open(target, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(root) => held.push(root),
+            Err(Errno::ENOENT) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+        match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => {}
+            Err(error) => {
+                held.pop();
+                break if error == Errno::EINVAL { Ok(()) } else { Err(error) };
+            }
+        }
+    };
+    if !held.is_empty() {
+        super::sys::close_in_a_child(held);
+    }
+    done
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,5 +268,27 @@ mod tests {
         );
         unmount(&rootfs).unwrap();
         fs::write(rootfs.join("x"), "").unwrap();
+    }
+
+    #[test]
+    fn what_is_detached_is_gone_at_once() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIP: mounting needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("rootfs");
+        fs::create_dir(&target).unwrap();
+        detach(&target).unwrap();
+        detach(&dir.path().join("missing")).unwrap();
+        for _ in 0..2 {
+            mount(Some("t"), &target, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+            fs::write(target.join("x"), "").unwrap();
+        }
+        detach(&target).unwrap();
+        assert!(!target.join("x").exists());
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!table.contains(&dir.path().display().to_string()));
+        fs::remove_dir(&target).unwrap();
     }
 }

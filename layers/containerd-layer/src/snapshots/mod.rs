@@ -337,6 +337,15 @@ impl Snapshotter {
     /// # Errors
     /// `NotFound`, or `FailedPrecondition` while it has children.
     pub fn remove(&self, ns: &str, name: &str) -> Result<()> {
+        self.sweep(&[self.forget(ns, name)?])
+    }
+
+    /// Removes the record of a snapshot that has no children, and answers the number of the
+    /// directory that is to be swept. A process that ends before it did sweeps at its next start.
+    ///
+    /// # Errors
+    /// As [`Self::remove`].
+    pub(crate) fn forget(&self, ns: &str, name: &str) -> Result<u64> {
         let removed = self.0.metadata.change(|tx| {
             let prefix = self.key("");
             let children = tx.list::<Snapshot>(ns)?;
@@ -348,7 +357,7 @@ impl Snapshotter {
             }
             tx.remove::<Snapshot>(ns, &self.key(name))
         })?;
-        remove_tree(&self.dir(removed.id))
+        Ok(removed.id)
     }
 
     /// Removes the directories of snapshots whose records the caller removed.

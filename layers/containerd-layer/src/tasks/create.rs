@@ -149,11 +149,10 @@ impl Tasks {
         };
         let exit = Exit { pid: deleted.pid, status: deleted.exit_status, at: deleted.exited_at };
         if self.take(task).is_some() {
-            self.part(cx, &task.shim, &task.id).await;
             let bundle = task.bundle.clone();
-            tokio::task::spawn_blocking(move || bundle.remove())
-                .await
-                .map_err(|e| HopError::internal(e.to_string()))??;
+            let removed = tokio::task::spawn_blocking(move || bundle.remove());
+            let ((), removed) = tokio::join!(self.part(cx, &task.shim, &task.id), removed);
+            removed.map_err(|e| HopError::internal(e.to_string()))??;
         }
         Ok(exit)
     }

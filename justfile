@@ -21,6 +21,10 @@ check:
     cargo fmt --all -- --check
     cargo clippy --workspace --all-targets -- -D warnings
 
+# The runtime's configuration under libFuzzer; findings stay in layers/runc-layer/fuzz/corpus.
+fuzz SECONDS="60" *OPTIONS:
+    layers/runc-layer/fuzz/run {{SECONDS}} {{OPTIONS}}
+
 # One call of each hop, in process and over its wire.
 bench-hops:
     cargo bench -p wire --bench hops
@@ -44,4 +48,4 @@ peers:
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
         docker.io containerd runc crun podman skopeo umoci docker-registry \
         containernetworking-plugins nftables iptables iproute2 busybox-static strace \
-        qemu-system-x86 cpio
+        qemu-system-x86 cpio g++

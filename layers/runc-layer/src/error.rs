@@ -52,6 +52,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// A configuration without the object that `create` needs.
+    pub(crate) fn no_process() -> Error {
+        Error::Spec { field: "config.json: process".into(), reason: "must be specified".into() }
+    }
+
     pub(crate) fn os(what: impl Into<String>, errno: Errno) -> Error {
         Error::Os { what: what.into(), errno }
     }

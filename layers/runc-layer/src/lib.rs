@@ -15,6 +15,7 @@
 //! API up to `mount_setattr`).
 
 mod cgroup;
+mod check;
 mod cli;
 mod engine;
 mod error;
@@ -29,6 +30,7 @@ mod state;
 #[allow(unsafe_code, reason = "the system calls; every other module is safe")]
 mod sys;
 
+pub use check::check;
 pub use cli::{main, run};
 pub use engine::{Create, Exec, ExecProcess, Runtime, Started, State};
 pub use error::{Error, Result};

@@ -41,6 +41,25 @@ pub(crate) enum Hierarchies {
 }
 
 impl Hierarchies {
+    /// The unified hierarchy as it is on every machine that has it alone.
+    pub(crate) fn v2_only() -> Hierarchies {
+        Hierarchies::V2 { mount: "/sys/fs/cgroup".into(), own: "/".into() }
+    }
+
+    /// Controllers on v1 where they usually are, by themselves and two together.
+    pub(crate) fn usual_v1() -> Hierarchies {
+        let list = ["cpu,cpuacct", "memory", "pids", "devices", "name=systemd"].map(|name| {
+            let mount = name.strip_prefix("name=").unwrap_or(name);
+            Hierarchy {
+                name: name.to_owned(),
+                mount: format!("/sys/fs/cgroup/{mount}").into(),
+                root: "/".into(),
+                own: "/".into(),
+            }
+        });
+        Hierarchies::V1(list.into())
+    }
+
     /// Looks at the machine.
     pub(crate) fn find() -> Result<Hierarchies> {
         let text = |path: &std::ffi::CStr| {

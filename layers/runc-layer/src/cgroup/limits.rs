@@ -72,7 +72,7 @@ fn unavailable(controller: &str) -> Error {
     ))
 }
 
-fn check(r: &Resources) -> Result<()> {
+pub(super) fn check(r: &Resources) -> Result<()> {
     if let (Some(limit), Some(swap)) = (r.memory.limit, r.memory.swap)
         && limit > 0
         && swap > 0

@@ -50,6 +50,13 @@ pub(crate) struct Entrance {
     pub(crate) directory: Option<OwnedFd>,
 }
 
+/// Checks `resources` and compiles its device rules, with no cgroup to write them to.
+pub(crate) fn check(resources: &Resources) -> Result<()> {
+    limits::check(resources)?;
+    devices::Policy::new(&resources.devices)?.program();
+    Ok(())
+}
+
 /// What could not be had and was not asked for: the hierarchies without rights.
 fn may_do_without(errno: Errno) -> bool {
     matches!(errno, Errno::PERM | Errno::ACCES | Errno::ROFS)

@@ -56,10 +56,7 @@ impl Runtime {
             Some(spec) => spec,
             None => Spec::load(&bundle)?,
         };
-        let process = spec.process.as_mut().ok_or_else(|| Error::Spec {
-            field: "config.json: process".into(),
-            reason: "must be specified".into(),
-        })?;
+        let process = spec.process.as_mut().ok_or_else(Error::no_process)?;
         process.env.append(&mut request.env);
         let rootfs = rootfs(&bundle, &spec)?;
         let filter = match &spec.linux.seccomp {
@@ -321,7 +318,8 @@ impl Namespaces {
     }
 }
 
-fn time_offsets(linux: &Linux) -> Vec<u8> {
+/// The lines of /proc/PID/timens_offsets (time_namespaces(7)).
+pub(crate) fn time_offsets(linux: &Linux) -> Vec<u8> {
     linux
         .time_offsets
         .iter()

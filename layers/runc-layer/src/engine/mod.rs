@@ -16,6 +16,7 @@ use std::{
 
 use serde::Serialize;
 
+pub(crate) use create::time_offsets;
 pub use exec::{Exec, ExecProcess};
 
 use crate::{

@@ -36,6 +36,7 @@ pub(super) struct Assembler {
 
 impl Assembler {
     fn push(&mut self, code: u16, yes: usize, no: usize, value: u32) -> Label {
+        debug_assert!(yes < 256 && no < 256, "a jump farther than its byte can say");
         self.reversed.push(Instruction { code, yes: yes as u8, no: no as u8, value });
         Label(self.reversed.len() - 1)
     }
@@ -62,9 +63,9 @@ impl Assembler {
 
     /// Returns `verdict`.
     pub(super) fn ret(&mut self, verdict: u32) -> Label {
-        let reachable =
-            self.returns.iter().rev().find(|(v, l)| *v == verdict && self.distance(*l) <= REACH);
-        if let Some((_, label)) = reachable {
+        // The latest are the nearest; the rest of a long program is out of reach.
+        let mut near = self.returns.iter().rev().take_while(|(_, l)| self.distance(*l) <= REACH);
+        if let Some((_, label)) = near.find(|(v, _)| *v == verdict) {
             return *label;
         }
         let label = self.push(RETURN, 0, 0, verdict);

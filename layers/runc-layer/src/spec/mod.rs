@@ -118,7 +118,12 @@ impl Spec {
             }
             Err(e) => return Err(Error::os(format!("open {}", path.display()), e.into())),
         };
-        let spec: Spec = decode(&bytes, "config.json")?;
+        Spec::parse(&bytes)
+    }
+
+    /// Decodes and checks the text of a `config.json`.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Spec> {
+        let spec: Spec = decode(bytes, "config.json")?;
         spec.validate()?;
         Ok(spec)
     }

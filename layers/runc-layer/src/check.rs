@@ -46,7 +46,7 @@ pub fn check(config: &[u8]) -> Result<Vec<String>> {
             in_user_namespace: !cgroup_namespace,
             no_pivot: false,
             // A user namespace would have to be made; any descriptor stands for it.
-            idmap: |_, _| {
+            idmap: |_| {
                 let null = File::open("/dev/null");
                 null.map(Into::into).map_err(|e| Error::os("open /dev/null", e.into()))
             },

@@ -148,7 +148,7 @@ impl Making {
         let none = Process::default();
         let process = spec.process.as_ref().unwrap_or(&none);
         let user = (namespaces.new | namespaces.joined) & libc::CLONE_NEWUSER != 0;
-        let rootfs = Rootfs::new(
+        let mut rootfs = Rootfs::new(
             spec,
             &RootfsContext {
                 bundle: &self.record.bundle,
@@ -161,6 +161,7 @@ impl Making {
                 idmap: maps::namespace,
             },
         )?;
+        maps::copy_sources(&mut rootfs)?;
         let start_container = HookCommand::list(&spec.hooks.start_container)?;
         let prestart = HookCommand::list(&spec.hooks.prestart)?;
         let create_runtime = HookCommand::list(&spec.hooks.create_runtime)?;
@@ -192,7 +193,8 @@ impl Making {
             state: Vec::new(),
             console: console(process, request.console_socket.as_deref(), request.console, run)?,
             fifo: None,
-            process: ProcessPlan::new(process, &spec.linux, filter, &mut |w| warnings.push(w))?,
+            process: ProcessPlan::new(process, &spec.linux, filter, &mut |w| warnings.push(w))?
+                .of_init(),
         };
         if !run {
             let path = self.directory.fifo()?;

@@ -18,7 +18,7 @@ use crate::{
     seccomp,
     spec::{Process, Spec, decode},
     state::{Record, Status, replace_file},
-    sys::{Errno, socket},
+    sys::{Errno, credentials, socket},
 };
 
 /// What `exec` is asked for.
@@ -85,7 +85,25 @@ impl Default for ExecProcess {
 impl ExecProcess {
     fn resolve(self, spec: &Spec) -> Result<Process> {
         match self {
-            ExecProcess::Json(json) => decode(&json, "process"),
+            ExecProcess::Json(json) => {
+                let mut p: Process = decode(&json, "process")?;
+                // What it does not say is the container's (runc, newInitConfig).
+                let own = spec.process.clone().unwrap_or_default();
+                p.capabilities = p.capabilities.or(own.capabilities);
+                p.scheduler = p.scheduler.or(own.scheduler);
+                p.io_priority = p.io_priority.or(own.io_priority);
+                p.exec_cpu_affinity = p.exec_cpu_affinity.or(own.exec_cpu_affinity);
+                if p.rlimits.is_empty() {
+                    p.rlimits = own.rlimits;
+                }
+                if p.apparmor_profile.is_empty() {
+                    p.apparmor_profile = own.apparmor_profile;
+                }
+                if p.selinux_label.is_empty() {
+                    p.selinux_label = own.selinux_label;
+                }
+                Ok(p)
+            }
             ExecProcess::Like {
                 args,
                 tty,
@@ -210,7 +228,8 @@ impl Runtime {
             // Without rights over its own pid namespace it could enter another, but not return.
             through_stage: user || self.rootless,
         };
-        let child = launch::spawn(&mut plan, &birth, theirs)?;
+        let initial = std::mem::take(&mut plan.process.affinity.initial);
+        let child = on_cpus(&initial, || launch::spawn(&mut plan, &birth, theirs))?;
         let state = record.for_hooks(Status::Running, child.pid);
         let dialogue = Dialogue {
             socket: ours,
@@ -237,6 +256,19 @@ impl Runtime {
         }
         Ok(Started { pid: child.pid, pidfd: child.pidfd, warnings })
     }
+}
+
+/// Makes a child with this thread on the CPUs of `mask`, which the child is then on, too.
+fn on_cpus<T>(mask: &[u64], make: impl FnOnce() -> Result<T>) -> Result<T> {
+    if mask.is_empty() {
+        return make();
+    }
+    let what = || "error setting initial CPU affinity".to_owned();
+    let before = credentials::affinity().context(what)?;
+    credentials::set_affinity(mask).context(what)?;
+    let made = make();
+    credentials::set_affinity(&before).context(what)?;
+    made
 }
 
 fn sub_cgroup(cgroup: &Cgroup, subs: &[String]) -> Result<Cgroup> {

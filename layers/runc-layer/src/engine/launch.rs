@@ -212,7 +212,7 @@ impl Dialogue<'_> {
                 Some(Report::Ready) => return Ok(warnings),
                 Some(Report::Listener) => match (&self.agent, fd) {
                     (Some(agent), Some(fd)) => agent.deliver(&fd, &self.creating, self.pid)?,
-                    _ => return Err(Error::Start("no agent for the seccomp listener".into())),
+                    _ => return Err(Error::Start("seccomp listenerPath is not set".into())),
                 },
                 None => return Err(Error::Start("a malformed report".into())),
             }

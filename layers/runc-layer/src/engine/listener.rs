@@ -20,13 +20,15 @@ impl Agent {
     /// "Container Process State").
     pub(super) fn deliver(&self, listener: &OwnedFd, state: &[u8], pid: i32) -> Result<()> {
         let state: serde_json::Value = serde_json::from_slice(state).unwrap_or_default();
-        let message = json!({
+        let mut message = json!({
             "ociVersion": VERSION,
             "fds": ["seccompFd"],
             "pid": pid,
-            "metadata": self.metadata,
             "state": state,
         });
+        if !self.metadata.is_empty() {
+            message["metadata"] = self.metadata.as_str().into();
+        }
         let what = || format!("failed to send the seccomp listener to {}", self.path);
         let agent = socket::connect(Path::new(&self.path)).context(what)?;
         socket::send_fd(agent.as_fd(), message.to_string().as_bytes(), listener.as_fd())

@@ -8,9 +8,14 @@ use std::{
 use crate::{
     Error, Result,
     error::Context,
-    plan::c_path,
+    init::rootfs,
+    plan::{Ids, Rootfs, Work, c_path},
     spec::IdMapping,
-    sys::{Errno, credentials, file, process, socket},
+    sys::{
+        Errno, credentials, file,
+        mount::{self, Attributes},
+        process, socket,
+    },
 };
 
 fn text(maps: &[IdMapping]) -> String {
@@ -57,8 +62,15 @@ fn by_program(program: &str, pid: i32, maps: &[IdMapping]) -> Result<()> {
     Err(Error::Invalid(format!("{program} failed ({}): {}", output.status, said.trim())))
 }
 
-/// A user namespace with these maps and nobody in it, for an idmapped mount.
-pub(super) fn namespace(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedFd> {
+/// A user namespace with these ids, for an idmapped mount; nobody is in a new one.
+pub(super) fn namespace(ids: Ids<'_>) -> Result<OwnedFd> {
+    let (uids, gids) = match ids {
+        Ids::Maps(uids, gids) => (uids, gids),
+        Ids::Namespace(path) => {
+            let file = file::open(&c_path(path.as_ref())?, libc::O_RDONLY);
+            return file.context(|| format!("open {path}"));
+        }
+    };
     let (ours, theirs) = socket::pair().context(|| "socketpair".to_owned())?;
     let wait = || {
         // It ends when the other end is closed or it is killed, whichever the runtime's fate is.
@@ -76,4 +88,38 @@ pub(super) fn namespace(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedF
     let _ = process::wait_pidfd(child.pidfd.as_fd());
     drop(ours);
     made
+}
+
+/// Copies the sources of idmapped mounts, which the child could not map from inside a user
+/// namespace of its own.
+pub(super) fn copy_sources(rootfs: &mut Rootfs) -> Result<()> {
+    for step in &mut rootfs.mounts {
+        let Work::Bind(bind) = &mut step.work else { continue };
+        let Some((namespace, recursive)) = bind.idmap.take() else { continue };
+        let source = || bind.source.to_string_lossy();
+        let tree = mount::clone_tree(file::cwd(), &bind.source, bind.recursive)
+            .context(|| format!("open_tree(OPEN_TREE_CLONE) {}", source()))?;
+        let none = Attributes::default();
+        mount::set_attributes(tree.as_fd(), none, recursive, Some(namespace.as_fd())).map_err(
+            |errno| {
+                // The words are runc's.
+                let hint = match errno {
+                    Errno::INVAL => {
+                        " (maybe the filesystem used doesn't support idmap mounts on this kernel?)"
+                    }
+                    _ => "",
+                };
+                Error::Start(format!(
+                    "failed to set MOUNT_ATTR_IDMAP on {}: {errno}{hint}",
+                    source()
+                ))
+            },
+        )?;
+        rootfs::set_attributes(tree.as_fd(), bind)
+            .context(|| format!("set the attributes of {}", source()))?;
+        bind.source_is_dir = file::fstat(tree.as_fd()).context(|| source().into_owned())?.is_dir();
+        bind.opened = Some(tree);
+        bind.mapped = true;
+    }
+    Ok(())
 }

@@ -5,7 +5,7 @@ mod copy;
 pub(crate) mod hooks;
 mod program;
 pub(crate) mod report;
-mod rootfs;
+pub(crate) mod rootfs;
 mod tree;
 
 use std::{convert::Infallible, os::fd::AsFd};

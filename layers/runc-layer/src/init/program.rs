@@ -41,8 +41,8 @@ pub(super) fn run(
     if let Some(domain) = process.personality {
         credentials::set_personality(domain).at(Step::Personality)?;
     }
-    if !process.affinity.is_empty() {
-        credentials::set_affinity(&process.affinity).at(Step::Affinity)?;
+    if !process.affinity.last.is_empty() {
+        credentials::set_affinity(&process.affinity.last).at(Step::Affinity)?;
     }
     if let (Some(file), Some((_, line))) = (&label, &process.label) {
         file::write(file.as_fd(), line).at(Step::Label)?;

@@ -293,10 +293,13 @@ impl Failure {
                 let number = process.limits.get(i).map_or(0, |l| l.0);
                 format!("error setting rlimit type {number}: {e}")
             }
-            Step::Scheduler => format!("error setting the scheduler: {e}"),
-            Step::IoPriority => format!("error setting the I/O priority: {e}"),
+            Step::Scheduler if e == Errno::PERM && process.chosen_cpus => {
+                "process scheduler can't be used together with AllowedCPUs".to_owned()
+            }
+            Step::Scheduler => format!("error setting scheduler: {e}"),
+            Step::IoPriority => format!("failed to set io priority: {e}"),
             Step::Personality => format!("error setting the personality: {e}"),
-            Step::Affinity => format!("error setting the CPU affinity: {e}"),
+            Step::Affinity => format!("error setting final CPU affinity: {e}"),
             Step::Label => format!("unable to apply the security label: {e}"),
             Step::Bounding => format!("unable to apply bounding set: {e}"),
             Step::Groups => format!("unable to setup user: setgroups: {e}"),

@@ -7,7 +7,7 @@
 
 use std::{
     ffi::CStr,
-    os::fd::{AsFd, IntoRawFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd},
 };
 
 use super::{
@@ -29,6 +29,9 @@ pub(super) fn open_sources(rootfs: &mut Rootfs) -> Outcome {
             Work::Bind(bind) | Work::New { fallback: Some(bind), .. } => bind,
             _ => continue,
         };
+        if bind.mapped {
+            continue;
+        }
         // The copy is made when its turn comes: the kernel lists mounts in the order of their making.
         let source = match bind.fresh {
             true => mount::clone_tree(file::cwd(), &bind.source, bind.recursive),
@@ -290,19 +293,12 @@ fn copy_up_mount(target: &CStr, new: impl Fn(&CStr) -> Result<()>) -> Result<()>
 
 fn attach(target: &CStr, bind: &mut Bind) -> Result<()> {
     let mut tree = bind.opened.take().ok_or(Errno::INVAL)?;
-    if !bind.fresh {
+    if !bind.fresh && !bind.mapped {
         let copy = mount::clone_tree(tree.as_fd(), c"", bind.recursive)?;
         leave_open(std::mem::replace(&mut tree, copy));
     }
-    if !bind.attributes.is_empty() {
-        mount::set_attributes(tree.as_fd(), bind.attributes, false, None)?;
-    }
-    if !bind.subtree.is_empty() {
-        mount::set_attributes(tree.as_fd(), bind.subtree, true, None)?;
-    }
-    if let Some((namespace, recursive)) = &bind.idmap {
-        let none = mount::Attributes::default();
-        mount::set_attributes(tree.as_fd(), none, *recursive, Some(namespace.as_fd()))?;
+    if !bind.mapped {
+        set_attributes(tree.as_fd(), bind)?;
     }
     let first = if bind.fresh { Err(Errno::NOENT) } else { mount::attach(tree.as_fd(), target) };
     let attached = match first {
@@ -318,6 +314,17 @@ fn attach(target: &CStr, bind: &mut Bind) -> Result<()> {
     };
     leave_open(tree);
     attached
+}
+
+/// Gives the detached copy `tree` the attributes of `bind`.
+pub(crate) fn set_attributes(tree: BorrowedFd<'_>, bind: &Bind) -> Result<()> {
+    if !bind.attributes.is_empty() {
+        mount::set_attributes(tree, bind.attributes, false, None)?;
+    }
+    if !bind.subtree.is_empty() {
+        mount::set_attributes(tree, bind.subtree, true, None)?;
+    }
+    Ok(())
 }
 
 /// Lets a descriptor be closed with all others before the program runs, for one call instead of

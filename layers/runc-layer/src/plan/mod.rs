@@ -7,6 +7,7 @@ mod capabilities;
 mod mounts;
 mod options;
 mod process;
+mod scheduling;
 
 use std::{
     ffi::CString,
@@ -15,7 +16,7 @@ use std::{
 };
 
 pub(crate) use capabilities::names as capability_names;
-pub(crate) use mounts::{Bind, DeviceNode, MountStep, Rootfs, RootfsContext, Work};
+pub(crate) use mounts::{Bind, DeviceNode, Ids, MountStep, Rootfs, RootfsContext, Work};
 pub(crate) use options::names as mount_option_names;
 pub(crate) use process::{ProcessPlan, console_size};
 

@@ -83,9 +83,12 @@ pub(crate) struct Bind {
     pub(crate) subtree: Attributes,
     /// The user namespace whose ids it shows, and whether all below it does.
     pub(crate) idmap: Option<(OwnedFd, bool)>,
-    /// The source, which the child opens before it leaves the host's root; when `fresh` already a
-    /// copy of its tree.
+    /// The source, which the child opens before it leaves the host's root; when `fresh` or `mapped`
+    /// already a copy of its tree.
     pub(crate) opened: Option<OwnedFd>,
+    /// `opened` is the runtime's copy, with its ids and attributes: a child in a user namespace has
+    /// no rights to map ids.
+    pub(crate) mapped: bool,
     pub(crate) source_is_dir: bool,
     /// The target is known not to be there yet.
     pub(crate) fresh: bool,
@@ -101,8 +104,16 @@ pub(crate) struct DeviceNode {
     pub(crate) tree: Option<OwnedFd>,
 }
 
-/// Makes a user namespace with these maps of user and group ids.
-pub(crate) type MakeIdMap = fn(&[spec::IdMapping], &[spec::IdMapping]) -> Result<OwnedFd>;
+/// The ids that an idmapped mount shows.
+pub(crate) enum Ids<'a> {
+    /// Maps of user and group ids.
+    Maps(&'a [spec::IdMapping], &'a [spec::IdMapping]),
+    /// Those of the user namespace with this file.
+    Namespace(&'a str),
+}
+
+/// Makes or opens a user namespace.
+pub(crate) type MakeIdMap = fn(Ids<'_>) -> Result<OwnedFd>;
 
 /// What the mounts depend on besides the configuration.
 pub(crate) struct RootfsContext<'a> {
@@ -114,7 +125,7 @@ pub(crate) struct RootfsContext<'a> {
     pub(crate) cgroup_namespace: bool,
     pub(crate) in_user_namespace: bool,
     pub(crate) no_pivot: bool,
-    /// Makes a user namespace with a mount's own id maps.
+    /// Makes or opens the user namespace of an idmapped mount.
     pub(crate) idmap: MakeIdMap,
 }
 
@@ -132,7 +143,7 @@ impl Rootfs {
     pub(crate) fn new(spec: &Spec, cx: &RootfsContext<'_>) -> Result<Rootfs> {
         let mut mounts = Vec::new();
         for (i, mount) in spec.mounts.iter().enumerate() {
-            add_mount(&mut mounts, i, mount, cx)?;
+            add_mount(&mut mounts, i, mount, &spec.linux, cx)?;
         }
         let dev_is_bound = spec.mounts.iter().any(|m| {
             m.destination.trim_end_matches('/') == "/dev" && Options::parse(&m.options).is_bind()
@@ -238,6 +249,7 @@ fn add_mount(
     steps: &mut Vec<MountStep>,
     i: usize,
     mount: &spec::Mount,
+    linux: &spec::Linux,
     cx: &RootfsContext<'_>,
 ) -> Result<()> {
     let refuse = |what: &str, reason: String| Error::Spec {
@@ -272,15 +284,12 @@ fn add_mount(
             step(c_target, Work::Remount(flags | libc::MS_BIND), options.propagation);
             return Ok(());
         }
-        let mapped = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
-        let idmap = match (mapped, options.idmap) {
-            (true, tree) => {
-                Some(((cx.idmap)(&mount.uid_mappings, &mount.gid_mappings)?, tree.unwrap_or(false)))
+        let idmap = match is_idmapped(mount, &options) {
+            true => {
+                let ids = ids(mount, linux).map_err(|reason| refuse("uidMappings", reason))?;
+                Some(((cx.idmap)(ids)?, options.idmap.unwrap_or(false)))
             }
-            (false, Some(_)) => {
-                return Err(refuse("options", "idmap needs uidMappings and gidMappings".into()));
-            }
-            (false, None) => None,
+            false => None,
         };
         let bind = Bind {
             source: c_path(&source)?,
@@ -289,11 +298,16 @@ fn add_mount(
             subtree: options.recursive,
             idmap,
             opened: None,
+            mapped: false,
             source_is_dir: false,
             fresh: false,
         };
         step(c_target, Work::Bind(bind), options.propagation);
         return Ok(());
+    }
+    if is_idmapped(mount, &options) {
+        let reason = "id-mapped mounts are only supported for bind-mounts";
+        return Err(refuse("uidMappings", reason.into()));
     }
     if mount.kind == "cgroup" || mount.kind == "cgroup2" {
         return add_cgroup(steps, &target, mount, &options, cx);
@@ -319,6 +333,27 @@ fn add_mount(
     };
     step(c_target, work, options.propagation);
     Ok(())
+}
+
+fn is_idmapped(mount: &spec::Mount, options: &Options) -> bool {
+    options.idmap.is_some() || !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty()
+}
+
+/// Whose ids an idmapped mount shows: those of its own maps or, where it has none, the container's,
+/// which may be those of a namespace to join (runc, specconv).
+fn ids<'a>(mount: &'a spec::Mount, linux: &'a spec::Linux) -> std::result::Result<Ids<'a>, String> {
+    let (mut uids, mut gids) = (&mount.uid_mappings, &mount.gid_mappings);
+    if uids.is_empty() && gids.is_empty() {
+        let user = linux.namespaces.iter().find(|n| n.kind == "user");
+        if let Some(user) = user.filter(|user| !user.path.is_empty()) {
+            return Ok(Ids::Namespace(&user.path));
+        }
+        (uids, gids) = (&linux.uid_mappings, &linux.gid_mappings);
+    }
+    if uids.is_empty() || gids.is_empty() {
+        return Err("id-mapped mounts must have both uid and gid mappings specified".into());
+    }
+    Ok(Ids::Maps(uids, gids))
 }
 
 /// The data of a devpts without its `gid=`.
@@ -434,6 +469,7 @@ fn add_cgroup(
             subtree: Attributes::default(),
             idmap: None,
             opened: None,
+            mapped: false,
             source_is_dir: true,
             fresh,
         })

@@ -2,7 +2,10 @@
 
 use std::ffi::CString;
 
-use super::{c_string, c_strings, capabilities};
+use super::{
+    c_string, c_strings, capabilities,
+    scheduling::{self, Affinity},
+};
 use crate::{
     Error, Result,
     seccomp::Filter,
@@ -37,7 +40,9 @@ pub(crate) struct ProcessPlan {
     /// Class and level.
     pub(crate) io_priority: Option<(u32, u32)>,
     pub(crate) personality: Option<u64>,
-    pub(crate) affinity: Vec<u64>,
+    pub(crate) affinity: Affinity,
+    /// The cgroup's CPUs are chosen: for errors, as a deadline scheduler cannot have that.
+    pub(crate) chosen_cpus: bool,
 }
 
 /// Who the program runs as.
@@ -48,7 +53,7 @@ pub(crate) struct Identity {
     pub(crate) umask: u32,
 }
 
-fn refuse(field: &str, reason: String) -> Error {
+pub(super) fn refuse(field: &str, reason: String) -> Error {
     Error::Spec { field: format!("config.json: process.{field}"), reason }
 }
 
@@ -91,11 +96,19 @@ impl ProcessPlan {
             no_new_privileges: process.no_new_privileges,
             seccomp,
             label: label(process)?,
-            scheduling: process.scheduler.as_ref().map(scheduling).transpose()?,
-            io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
+            scheduling: process.scheduler.as_ref().map(scheduling::policy).transpose()?,
+            io_priority: process.io_priority.as_ref().map(scheduling::io_priority).transpose()?,
             personality: linux.personality.as_ref().map(|p| personality(p, warn)).transpose()?,
-            affinity: affinity(process.exec_cpu_affinity.as_ref())?,
+            affinity: Affinity::new(process.exec_cpu_affinity.as_ref())?,
+            chosen_cpus: linux.resources.as_ref().is_some_and(|r| !r.cpu.cpus.is_empty()),
         })
+    }
+
+    /// Without what the specification keeps for `exec`: the container's first process has its
+    /// cgroup's CPUs.
+    pub(crate) fn of_init(mut self) -> ProcessPlan {
+        self.affinity = Affinity::default();
+        self
     }
 }
 
@@ -175,72 +188,6 @@ fn label(process: &Process) -> Result<Option<(CString, Vec<u8>)>> {
     Ok(None)
 }
 
-fn scheduling(s: &spec::Scheduler) -> Result<Scheduling> {
-    const POLICIES: [(&str, u32); 7] = [
-        ("SCHED_OTHER", 0),
-        ("SCHED_FIFO", 1),
-        ("SCHED_RR", 2),
-        ("SCHED_BATCH", 3),
-        ("SCHED_ISO", 4),
-        ("SCHED_IDLE", 5),
-        ("SCHED_DEADLINE", 6),
-    ];
-    const FLAGS: [(&str, u64); 7] = [
-        ("SCHED_FLAG_RESET_ON_FORK", 1),
-        ("SCHED_FLAG_RECLAIM", 2),
-        ("SCHED_FLAG_DL_OVERRUN", 4),
-        ("SCHED_FLAG_KEEP_POLICY", 8),
-        ("SCHED_FLAG_KEEP_PARAMS", 16),
-        ("SCHED_FLAG_UTIL_CLAMP_MIN", 32),
-        ("SCHED_FLAG_UTIL_CLAMP_MAX", 64),
-    ];
-    let policy = POLICIES
-        .iter()
-        .find(|(name, _)| *name == s.policy)
-        .map(|(_, n)| *n)
-        .ok_or_else(|| refuse("scheduler.policy", format!("invalid policy {:?}", s.policy)))?;
-    let mut flags = 0;
-    for name in &s.flags {
-        flags |= FLAGS
-            .iter()
-            .find(|(flag, _)| flag == name)
-            .map(|(_, bit)| *bit)
-            .ok_or_else(|| refuse("scheduler.flags", format!("invalid flag {name:?}")))?;
-    }
-    if s.priority != 0 && !matches!(policy, 1 | 2) {
-        return Err(refuse(
-            "scheduler.priority",
-            "can only be specified for SCHED_FIFO or SCHED_RR policy".into(),
-        ));
-    }
-    if !(-20..=19).contains(&s.nice) {
-        return Err(refuse("scheduler.nice", format!("{} is not in -20–19", s.nice)));
-    }
-    Ok(Scheduling {
-        policy,
-        flags,
-        nice: s.nice,
-        priority: s.priority as u32,
-        runtime: s.runtime,
-        deadline: s.deadline,
-        period: s.period,
-        ..Scheduling::default()
-    })
-}
-
-fn io_priority(p: &spec::IoPriority) -> Result<(u32, u32)> {
-    let class = match p.class.as_str() {
-        "IOPRIO_CLASS_RT" => 1,
-        "IOPRIO_CLASS_BE" => 2,
-        "IOPRIO_CLASS_IDLE" => 3,
-        other => return Err(refuse("ioPriority.class", format!("invalid class {other:?}"))),
-    };
-    if p.priority > 7 {
-        return Err(refuse("ioPriority.priority", format!("{} is not in 0–7", p.priority)));
-    }
-    Ok((class, p.priority))
-}
-
 fn personality(p: &spec::Personality, warn: &mut dyn FnMut(String)) -> Result<u64> {
     if !p.flags.is_empty() {
         // The specification has the field and no value for it; the words are runc's.
@@ -254,24 +201,4 @@ fn personality(p: &spec::Personality, warn: &mut dyn FnMut(String)) -> Result<u6
             reason: format!("invalid personality domain {other:?}"),
         }),
     }
-}
-
-/// The mask of `execCPUAffinity.final`, or else of `initial`.
-fn affinity(affinity: Option<&spec::CpuAffinity>) -> Result<Vec<u64>> {
-    let Some(affinity) = affinity else { return Ok(Vec::new()) };
-    let list = if affinity.last.is_empty() { &affinity.initial } else { &affinity.last };
-    let mut mask = Vec::new();
-    for part in list.split(',').filter(|p| !p.is_empty()) {
-        let (low, high) = part.split_once('-').unwrap_or((part, part));
-        let (Ok(low), Ok(high)) = (low.trim().parse::<usize>(), high.trim().parse::<usize>())
-        else {
-            return Err(refuse("execCPUAffinity", format!("{part:?} is not a range of CPUs")));
-        };
-        if high > 8191 || low > high {
-            return Err(refuse("execCPUAffinity", format!("{part:?} is not a range of CPUs")));
-        }
-        mask.resize(mask.len().max(high / 64 + 1), 0u64);
-        (low..=high).for_each(|cpu| mask[cpu / 64] |= 1 << (cpu % 64));
-    }
-    Ok(mask)
 }

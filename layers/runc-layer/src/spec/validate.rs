@@ -138,8 +138,18 @@ impl Spec {
                 "unable to set domainname without a private UTS namespace",
             ));
         }
-        if !self.linux.time_offsets.is_empty() && !seen.contains(&Kind::Time) {
-            return Err(refuse("linux.timeOffsets", "need a private time namespace"));
+        if !self.linux.time_offsets.is_empty() {
+            let time = self.linux.namespaces.iter().find(|n| n.kind == "time");
+            let reason = match time {
+                Some(time) if time.path.is_empty() => return Ok(()),
+                Some(_) => {
+                    "time namespace enabled, but both namespace path and time offsets specified -- you may only provide one"
+                }
+                None => {
+                    "time namespace offsets specified, but time namespace isn't enabled in the config"
+                }
+            };
+            return Err(refuse("linux.timeOffsets", reason));
         }
         Ok(())
     }

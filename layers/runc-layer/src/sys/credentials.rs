@@ -187,6 +187,23 @@ pub(crate) fn set_affinity(mask: &[u64]) -> Result<()> {
     .map(drop)
 }
 
+/// The CPUs that this thread may run on, a bit for each.
+pub(crate) fn affinity() -> Result<Vec<u64>> {
+    // As many as any kernel is built for.
+    let mut mask = vec![0u64; 1024];
+    // SAFETY: pointer and size in bytes are those of `mask`; the answer is how many were written.
+    let bytes = check(unsafe {
+        libc::syscall(
+            libc::SYS_sched_getaffinity,
+            0,
+            std::mem::size_of_val(mask.as_slice()),
+            mask.as_mut_ptr(),
+        )
+    })?;
+    mask.truncate(bytes as usize / 8);
+    Ok(mask)
+}
+
 pub(crate) fn set_hostname(name: &[u8]) -> Result<()> {
     // SAFETY: pointer and length are those of `name`.
     super::check_int(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) }).map(drop)

@@ -5,14 +5,22 @@ mod attacks;
 #[cfg(test)]
 mod bundle;
 #[cfg(test)]
+mod clocks;
+#[cfg(test)]
 mod endurance;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod idmap;
 #[cfg(test)]
 mod isolation;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod notification;
+#[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod scheduling;
 #[cfg(test)]
 mod unified;

@@ -91,7 +91,7 @@ const CREATE: [Option_; 10] = [
     flag(&["--no-subreaper"]),
 ];
 
-const EXEC: [Option_; 20] = [
+const EXEC: [Option_; 19] = [
     value(&["--console-socket"]),
     value(&["--pidfd-socket"]),
     value(&["--cwd"]),
@@ -110,7 +110,6 @@ const EXEC: [Option_; 20] = [
     value(&["--cgroup"]),
     flag(&["--ignore-paused"]),
     flag(&["--no-subreaper"]),
-    value(&["--umask"]),
     flag(&["--help", "-h"]),
 ];
 

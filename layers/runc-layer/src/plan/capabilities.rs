@@ -1,5 +1,7 @@
 //! Capability names (capabilities(7)) and the sets of a process.
 
+use std::collections::BTreeSet;
+
 use crate::{Result, spec, sys::credentials::CapabilitySets};
 
 /// Names in the kernel's order: the index is the number.
@@ -52,29 +54,28 @@ pub(crate) fn names() -> &'static [&'static str] {
     &NAMES
 }
 
-/// The set that `list` names. An unknown name is told to `warn` and left out, as runc does.
-fn set(list: &[String], warn: &mut dyn FnMut(String)) -> u64 {
-    let mut bits = 0;
-    for name in list {
-        match NAMES.iter().position(|n| *n == name) {
-            Some(bit) => bits |= 1 << bit,
-            None => warn(format!("ignoring unknown or unavailable capabilities: [{name}]")),
-        }
-    }
-    bits
-}
-
-/// The sets of `process.capabilities`; none at all when it is absent.
+/// The sets of `process.capabilities`; none at all when it is absent. Unknown names are told to
+/// `warn`, all at once, and left out, as runc does.
 pub(super) fn sets(
     capabilities: Option<&spec::Capabilities>,
     warn: &mut dyn FnMut(String),
 ) -> Result<CapabilitySets> {
     let Some(c) = capabilities else { return Ok(CapabilitySets::default()) };
-    Ok(CapabilitySets {
-        bounding: set(&c.bounding, warn),
-        effective: set(&c.effective, warn),
-        permitted: set(&c.permitted, warn),
-        inheritable: set(&c.inheritable, warn),
-        ambient: set(&c.ambient, warn),
-    })
+    let mut unknown = BTreeSet::new();
+    let [bounding, effective, permitted, inheritable, ambient] =
+        [&c.bounding, &c.effective, &c.permitted, &c.inheritable, &c.ambient].map(|list| {
+            let mut bits = 0;
+            for name in list {
+                match NAMES.iter().position(|n| *n == name) {
+                    Some(bit) => bits |= 1 << bit,
+                    None => drop(unknown.insert(name.as_str())),
+                }
+            }
+            bits
+        });
+    if !unknown.is_empty() {
+        let names: Vec<&str> = unknown.into_iter().collect();
+        warn(format!("ignoring unknown or unavailable capabilities: [{}]", names.join(" ")));
+    }
+    Ok(CapabilitySets { bounding, effective, permitted, inheritable, ambient })
 }

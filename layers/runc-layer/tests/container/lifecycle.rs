@@ -6,6 +6,24 @@ use crate::bundle::Bundle;
 use serde_json::json;
 
 #[test]
+fn warnings_of_exec_go_to_its_standard_error_or_the_log() {
+    let Some(mut b) = Bundle::new("exec sleep 1000") else { return };
+    b.config["process"]["args"] = json!(["sleep", "1000"]);
+    assert_eq!(b.create().code, 0, "{}", b.output());
+    let words = "ignoring unknown or unavailable capabilities: [CAP_A CAP_B]";
+    let args = ["exec", "--cap", "CAP_B", "--cap", "CAP_A", &b.id, "sh", "-c", "echo said"];
+    // As from runc: in the foreground that is where the process's own errors go.
+    let said = b.call(&args);
+    assert_eq!(said.out, "said\n", "{said:?}");
+    assert_eq!(said.err.matches("level=warning").count(), 1, "{said:?}");
+    assert!(said.err.contains(words), "{said:?}");
+    let log = b.path().join("log");
+    let said = b.call(&[&["--log", log.to_str().unwrap()][..], &args].concat());
+    assert_eq!((said.out.as_str(), said.err.as_str()), ("said\n", ""));
+    assert!(fs::read_to_string(log).unwrap().contains(words));
+}
+
+#[test]
 fn created_started_killed_deleted() {
     let Some(b) = Bundle::new("echo started; exec sleep 1000") else { return };
     assert_eq!(b.create().code, 0, "{}", b.output());

@@ -53,6 +53,8 @@ fn command_lines_are_checked() {
     let Some(b) = Bundle::new("true") else { return };
     for (args, text) in [
         (vec!["create", "--nope", "x"], "flag provided but not defined: -nope"),
+        // runc has none either: the umask is the configuration's.
+        (vec!["exec", "--umask", "077", "x", "true"], "flag provided but not defined: -umask"),
         (vec!["state"], "requires exactly 1 argument(s)"),
         (vec!["state", "a", "b"], "requires exactly 1 argument(s)"),
         (vec!["state", "a/b"], "invalid container ID format"),

@@ -22,6 +22,7 @@ mod error;
 mod face;
 mod init;
 mod namespace;
+mod network;
 mod plan;
 mod seal;
 mod seccomp;

@@ -325,7 +325,7 @@ pub(super) fn features(_: &Invocation<'_>) -> Outcome {
             "selinux": {"enabled": true},
             "intelRdt": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": true}},
-            "netDevices": {"enabled": false},
+            "netDevices": {"enabled": true},
         },
         "annotations": {"org.strata.runc.version": env!("CARGO_PKG_VERSION")},
         "potentiallyUnsafeConfigAnnotations": [],

@@ -16,6 +16,7 @@ use crate::{
     cgroup::{Cgroup, Hierarchies},
     error::Context,
     namespace::Kind,
+    network,
     plan::{self, Console, HookCommand, Join, Plan, ProcessPlan, Rootfs, RootfsContext},
     seccomp,
     spec::{Linux, Process, Resources, Spec},
@@ -58,6 +59,12 @@ impl Runtime {
         };
         let process = spec.process.as_mut().ok_or_else(Error::no_process)?;
         process.env.append(&mut request.env);
+        if self.rootless && !spec.linux.net_devices.is_empty() {
+            return Err(Error::Spec {
+                field: "config.json: linux.netDevices".into(),
+                reason: "network devices are not supported for rootless containers".into(),
+            });
+        }
         let rootfs = rootfs(&bundle, &spec)?;
         let filter = match &spec.linux.seccomp {
             Some(profile) => seccomp::compile(profile)?,
@@ -168,7 +175,8 @@ impl Making {
         let mut plan = Plan {
             sync: -1,
             hide: namespaces.new & libc::CLONE_NEWPID == 0,
-            wait_for_maps: namespaces.new & libc::CLONE_NEWUSER != 0,
+            wait_for_setup: namespaces.new & libc::CLONE_NEWUSER != 0
+                || !spec.linux.net_devices.is_empty(),
             wait_for_go: true,
             announce: !run,
             stdio: request.stdio.each_ref().map(|s| s.as_ref().map(AsRawFd::as_raw_fd)),
@@ -217,8 +225,17 @@ impl Making {
         let told = launch::tell_pidfd(request.pidfd_socket.as_deref(), &child.pidfd, "standard");
         self.pidfd = Some(child.pidfd);
         told?;
-        if plan.wait_for_maps {
-            maps::write(child.pid, &spec.linux.uid_mappings, &spec.linux.gid_mappings)?;
+        if plan.wait_for_setup {
+            if namespaces.new & libc::CLONE_NEWUSER != 0 {
+                maps::write(child.pid, &spec.linux.uid_mappings, &spec.linux.gid_mappings)?;
+            }
+            // A namespace to join, the child has not joined yet.
+            let network = spec.linux.namespaces.iter().find(|n| n.kind == "network");
+            let network = match network.map(|n| n.path.as_str()).filter(|path| !path.is_empty()) {
+                Some(path) => path.to_owned(),
+                None => format!("/proc/{}/ns/net", child.pid),
+            };
+            network::move_devices(&spec.linux.net_devices, &network)?;
             socket::send(ours.as_fd(), b"m").context(|| "send to the child".to_owned())?;
         }
         self.record.pid = child.pid;

@@ -36,7 +36,16 @@ pub(crate) struct Linux {
     #[serde(deserialize_with = "nullable")]
     pub(crate) time_offsets: BTreeMap<String, TimeOffset>,
     #[serde(deserialize_with = "nullable")]
-    pub(crate) net_devices: BTreeMap<String, serde::de::IgnoredAny>,
+    pub(crate) net_devices: BTreeMap<String, NetDevice>,
+}
+
+/// A device of the host for the container; the key is its name on the host.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct NetDevice {
+    /// Its name in the container, if it is to have another.
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) name: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]

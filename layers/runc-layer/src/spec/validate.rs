@@ -78,8 +78,26 @@ impl Spec {
         if self.linux.intel_rdt.is_some() {
             return Err(refuse("linux.intelRdt", "intelRdt is not supported"));
         }
-        if !self.linux.net_devices.is_empty() {
-            return Err(refuse("linux.netDevices", "moving network devices is not supported"));
+        self.validate_net_devices()
+    }
+
+    fn validate_net_devices(&self) -> Result<()> {
+        let devices = &self.linux.net_devices;
+        if !devices.is_empty() && self.linux.namespaces.iter().all(|n| n.kind != "network") {
+            let reason = "unable to move network devices without a NET namespace";
+            return Err(refuse("linux.netDevices", reason));
+        }
+        // The kernel's dev_valid_name(): at most 15 bytes, none of which it gives a meaning.
+        let is_name = |name: &str| {
+            let meant = |b: u8| matches!(b, b'/' | b':' | 0) || b.is_ascii_whitespace();
+            !matches!(name, "" | "." | "..") && name.len() < 16 && !name.bytes().any(meant)
+        };
+        for (name, device) in devices {
+            let new = Some(&device.name).filter(|new| !new.is_empty());
+            if let Some(bad) = [Some(name), new].into_iter().flatten().find(|n| !is_name(n)) {
+                let reason = format!("invalid network device name {bad:?}");
+                return Err(refuse(format!("linux.netDevices.{name}"), reason));
+            }
         }
         Ok(())
     }

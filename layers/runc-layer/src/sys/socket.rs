@@ -100,6 +100,13 @@ pub(crate) fn receive(
     }
 }
 
+/// A socket to the kernel's routing (rtnetlink(7)) of this thread's network namespace.
+pub(crate) fn netlink_route() -> Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    // SAFETY: plain arguments.
+    owned(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) as libc::c_long })
+}
+
 /// Takes the loopback device of this network namespace up.
 pub(crate) fn loopback_up() -> Result<()> {
     // SAFETY: plain arguments.

@@ -13,6 +13,8 @@ mod hostile;
 #[cfg(test)]
 mod idmap;
 #[cfg(test)]
+mod interfaces;
+#[cfg(test)]
 mod isolation;
 #[cfg(test)]
 mod lifecycle;

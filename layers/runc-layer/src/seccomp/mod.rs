@@ -9,6 +9,7 @@ mod arch;
 mod assembler;
 #[cfg(test)]
 mod interpreter;
+mod multiplexed;
 mod numbers;
 #[cfg(test)]
 mod reference;
@@ -265,6 +266,36 @@ enum Target {
     Tests(usize),
 }
 
+/// A rule for one call of an architecture.
+struct Named<'a> {
+    number: u32,
+    rule: &'a Rule<'a>,
+    /// The number is that of a call that has the named one inside, where its first argument is this.
+    inner: Option<u32>,
+}
+
+impl Named<'_> {
+    fn add_to(&self, verdicts: &mut Verdicts) {
+        let Rule { verdict, tests, .. } = self.rule;
+        let Some(which) = self.inner else {
+            if tests.is_empty() {
+                verdicts.unconditional.get_or_insert(*verdict);
+            }
+            verdicts.conditional.extend(tests.iter().map(|t| (t.clone(), *verdict)));
+            return;
+        };
+        // libseccomp puts this test in the place of the first argument's, and keeps the others.
+        let first = Check { index: 0, operator: Operator::Equal, value: which.into(), second: 0 };
+        let none = [Vec::new()];
+        let alternatives = if tests.is_empty() { &none[..] } else { tests };
+        for tests in alternatives {
+            let others = tests.iter().filter(|check| check.index != 0).copied();
+            let tests: Vec<Check> = [first].into_iter().chain(others).collect();
+            verdicts.conditional.push((tests, *verdict));
+        }
+    }
+}
+
 fn compile_arch(
     code: &mut Assembler,
     arch: Arch,
@@ -272,29 +303,29 @@ fn compile_arch(
     default: u32,
     unknown_is_enosys: bool,
 ) -> Label {
-    let mut named: Vec<(u32, &Rule<'_>)> = rules
-        .iter()
-        .flat_map(|rule| rule.names.iter().map(move |name| (arch.number(name), rule)))
-        .filter_map(|(number, rule)| Some((number?, rule)))
-        .collect();
-    let newest = named.iter().map(|(number, _)| *number).max().unwrap_or(0);
-    // What has the default's verdict is no rule.
-    named.retain(|(_, rule)| rule.verdict != default);
-    // Stable: the rules of one call stay in the profile's order.
-    named.sort_by_key(|(number, _)| *number);
-    let calls: Vec<(u32, Verdicts)> = named
-        .chunk_by(|a, b| a.0 == b.0)
-        .map(|rules| {
-            let mut verdicts = Verdicts::default();
-            for (_, rule) in rules {
-                if rule.tests.is_empty() {
-                    verdicts.unconditional.get_or_insert(rule.verdict);
-                } else {
-                    let tests = rule.tests.iter().map(|t| (t.clone(), rule.verdict));
-                    verdicts.conditional.extend(tests);
-                }
+    let mut newest = 0;
+    let mut named: Vec<Named<'_>> = Vec::new();
+    for rule in rules {
+        for name in rule.names {
+            if let Some(number) = arch.number(name) {
+                newest = newest.max(number);
+                named.push(Named { number, rule, inner: None });
             }
-            (rules[0].0, verdicts)
+            if let Some((number, which)) = multiplexed::inside(arch, name) {
+                named.push(Named { number, rule, inner: Some(which) });
+            }
+        }
+    }
+    // What has the default's verdict is no rule.
+    named.retain(|named| named.rule.verdict != default);
+    // Stable: the rules of one call stay in the profile's order.
+    named.sort_by_key(|named| named.number);
+    let calls: Vec<(u32, Verdicts)> = named
+        .chunk_by(|a, b| a.number == b.number)
+        .map(|list| {
+            let mut verdicts = Verdicts::default();
+            list.iter().for_each(|named| named.add_to(&mut verdicts));
+            (list[0].number, verdicts)
         })
         .collect();
     let mut ranges: Vec<(u32, Target)> = Vec::new();

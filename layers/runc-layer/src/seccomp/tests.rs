@@ -146,6 +146,29 @@ fn a_profile_with_every_call_and_many_tests_still_jumps_right() {
 }
 
 #[test]
+fn x86_has_sockets_and_ipc_twice() {
+    let f = filter(serde_json::json!({
+        "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38,
+        "architectures": ["SCMP_ARCH_X86"],
+        "syscalls": [
+            {"names": ["socket", "accept", "shmget"], "action": "SCMP_ACT_ALLOW"},
+            {"names": ["listen"], "action": "SCMP_ACT_TRAP",
+             "args": [{"index": 0, "value": 9, "op": "SCMP_CMP_EQ"}, {"index": 1, "value": 4, "op": "SCMP_CMP_EQ"}]}
+        ]
+    }));
+    let of = |name, a, b| verdict_of(&f, Arch::X86, name, [a, b, 0, 0, 0, 0]);
+    assert_eq!(of("socket", 2, 1), RET_ALLOW);
+    assert_eq!(of("socketcall", 1, 0), RET_ALLOW, "socket");
+    assert_eq!(of("socketcall", 5, 0), RET_ALLOW, "accept, which is only there");
+    assert_eq!(of("socketcall", 2, 0), RET_ERRNO | 38, "bind");
+    assert_eq!(of("socketcall", 4, 4), RET_TRAP, "listen: its first argument is not to be seen");
+    assert_eq!(of("socketcall", 4, 5), RET_ERRNO | 38);
+    assert_eq!((of("ipc", 23, 0), of("ipc", 24, 0)), (RET_ALLOW, RET_ERRNO | 38));
+    assert_eq!(verdict_of(&f, Arch::X8664, "socket", NONE), RET_ALLOW);
+    assert_eq!(run(&f, Arch::X8664.token(), 102, [1, 0, 0, 0, 0, 0]), RET_ERRNO | 38);
+}
+
+#[test]
 fn what_is_not_understood_is_refused_with_its_field() {
     for (json, field) in [
         (serde_json::json!({"defaultAction": "SCMP_ACT_MAYBE"}), "defaultAction"),

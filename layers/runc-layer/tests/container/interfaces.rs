@@ -5,7 +5,7 @@ use std::process::{Child, Command};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::bundle::{Bundle, Said};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Runs `ip` with `args`; what it says.
 fn ip(args: &str) -> Said {
@@ -62,6 +62,8 @@ fn a_device_moves_with_its_addresses_and_its_new_name() {
             let said = ip(args);
             assert_eq!(said.code, 0, "{args}: {said:?}");
         }
+        let features: Value = serde_json::from_str(&b.call(&["features"]).out).unwrap();
+        assert_eq!(features["linux"]["netDevices"]["enabled"], true);
         b.config["linux"]["netDevices"] = json!({"strata0": {"name": "inside"}});
         // They are there before what is set for them.
         b.config["linux"]["sysctl"] = json!({"net.ipv4.conf.inside.forwarding": "1"});

@@ -92,6 +92,13 @@ fn own_cpus() -> String {
     status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:\t")).unwrap().to_owned()
 }
 
+/// Whether a process that enters a cgroup loses the CPUs that it was set to.
+fn forgets_affinity() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) < (Some(6), Some(2))
+}
+
 #[test]
 fn execs_affinity_is_for_exec_alone() {
     let script = "grep -F Cpus_allowed_list /proc/self/status";
@@ -116,6 +123,10 @@ fn execs_affinity_is_for_exec_alone() {
             "execCPUAffinity": affinity});
         std::fs::write(&process, p.to_string()).unwrap();
         let said = b.call(&["exec", "--process", process.to_str().unwrap(), &b.id]);
+        if forgets_affinity() && affinity["final"].is_null() && said.out == line(&all) {
+            println!("SKIP: before Linux 6.2 a cpuset's CPUs take the place of initial ones");
+            continue;
+        }
         assert_eq!(said.out, line(expected), "{affinity}: {said:?}");
     }
     for (affinity, text) in [

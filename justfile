@@ -12,7 +12,7 @@ compare *ARGS:
 test:
     cargo test --workspace
 
-# The runtime's tests on a kernel with cgroup v2 alone, in a virtual machine.
+# The runtime's tests on a kernel with cgroup v2 alone, and under systemd, in a virtual machine.
 test-v2 *FILTERS:
     tests/vm/run {{FILTERS}}
 
@@ -48,4 +48,4 @@ peers:
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
         docker.io containerd runc crun podman skopeo umoci docker-registry \
         containernetworking-plugins nftables iptables iproute2 busybox-static strace \
-        qemu-system-x86 cpio g++
+        qemu-system-x86 cpio g++ systemd dbus-daemon

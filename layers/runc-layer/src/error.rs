@@ -46,6 +46,9 @@ pub enum Error {
         /// The kernel's answer.
         errno: Errno,
     },
+    /// systemd, asked to manage the cgroup, is not there or did not do it.
+    #[error("{0}")]
+    Systemd(String),
     /// A command line, a request or a combination that is not valid or not supported.
     #[error("{0}")]
     Invalid(String),

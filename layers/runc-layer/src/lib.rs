@@ -11,12 +11,13 @@
 //!
 //! Start with `engine/create.rs`, which prepares everything and makes the child; `plan/` is what
 //! it prepares, `init/` what the child does with it between clone and exec, `sys/` the system
-//! calls. `cgroup/` and `seccomp/` stand on their own. Linux 5.12 or later is needed (the mount
+//! calls. `cgroup/` and `seccomp/` stand on their own; `dbus/` is how `cgroup/systemd/` talks. Linux 5.12 or later is needed (the mount
 //! API up to `mount_setattr`).
 
 mod cgroup;
 mod check;
 mod cli;
+mod dbus;
 mod engine;
 mod error;
 mod face;

@@ -97,6 +97,41 @@ impl Policy {
         Ok(policy)
     }
 
+    /// Whether nothing is refused.
+    pub(super) fn allows_all(&self) -> bool {
+        self.allow_by_default && self.rules.is_empty()
+    }
+
+    /// What a policy that refuses by default allows, as systemd names it (DeviceAllow= in
+    /// systemd.resource-control(5)), with the access. Left out is what it has no name for: every
+    /// major with one minor, and exceptions from a wildcard.
+    pub(super) fn allowed(&self) -> Option<Vec<(String, String)>> {
+        if self.allow_by_default {
+            return None;
+        }
+        let mut list: Vec<Rule> = Vec::new();
+        for rule in &self.rules {
+            let same = |r: &Rule| (r.kind, r.major, r.minor) == (rule.kind, rule.major, rule.minor);
+            match list.iter_mut().find(|r| same(r)) {
+                Some(found) if rule.allow => found.access |= rule.access,
+                Some(found) => found.access &= !rule.access,
+                None if rule.allow => list.push(*rule),
+                None => {}
+            }
+        }
+        let named = |rule: &Rule| {
+            let kind = if rule.kind? == 'b' { "block" } else { "char" };
+            let path = match (rule.major, rule.minor) {
+                (Some(major), Some(minor)) => format!("/dev/{kind}/{major}:{minor}"),
+                (Some(major), None) => format!("{kind}-{major}"),
+                (None, None) => format!("{kind}-*"),
+                (None, Some(_)) => return None,
+            };
+            Some((path, rule.letters()))
+        };
+        Some(list.iter().filter(|rule| rule.access != 0).filter_map(named).collect())
+    }
+
     /// The policy as a program of type BPF_PROG_TYPE_CGROUP_DEVICE.
     ///
     /// The context (struct bpf_cgroup_dev_ctx) has access << 16 | type, major and minor; the
@@ -166,14 +201,13 @@ impl Rule {
     /// The line of devices.allow and devices.deny (kernel documentation, cgroup-v1/devices).
     fn line(&self) -> String {
         let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
-        let mut line =
-            format!("{} {}:{} ", self.kind.unwrap_or('a'), number(self.major), number(self.minor));
-        for (bit, letter) in [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')] {
-            if self.access & bit != 0 {
-                line.push(letter);
-            }
-        }
-        line
+        let kind = self.kind.unwrap_or('a');
+        format!("{kind} {}:{} {}", number(self.major), number(self.minor), self.letters())
+    }
+
+    fn letters(&self) -> String {
+        let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')].into_iter();
+        letters.filter(|(bit, _)| self.access & bit != 0).map(|(_, letter)| letter).collect()
     }
 }
 
@@ -225,6 +259,30 @@ mod tests {
         assert_eq!(policy.rules.len(), 1 + DEFAULTS.len());
         let privileged = Policy::new(&[rule(true, "a", None, "rwm")]).expect("a policy");
         assert!(privileged.allow_by_default && privileged.rules.is_empty());
+    }
+
+    #[test]
+    fn systemd_is_told_what_is_allowed() {
+        let device = |allow, kind: &str, major, minor, access: &str| DeviceRule {
+            minor,
+            ..rule(allow, kind, major, access)
+        };
+        let policy = Policy::new(&[
+            device(true, "b", Some(8), None, "rwm"),
+            device(false, "b", Some(8), None, "w"),
+            device(true, "c", Some(10), Some(200), "r"),
+            device(true, "c", Some(10), Some(200), "w"),
+            device(true, "c", None, Some(7), "r"),
+            device(true, "c", Some(4), Some(1), "r"),
+            device(false, "c", Some(4), Some(1), "rw"),
+        ]);
+        let allowed = policy.expect("a policy").allowed().expect("a list");
+        let texts: Vec<String> = allowed.iter().map(|(path, a)| format!("{path} {a}")).collect();
+        assert_eq!(texts[..4], ["block-8 rm", "/dev/char/10:200 rw", "char-* m", "block-* m"]);
+        assert!(texts.contains(&"/dev/char/1:3 rwm".to_owned()));
+        assert!(texts.contains(&"char-136 rwm".to_owned()), "terminals");
+        let open = Policy::new(&[rule(true, "a", None, "rwm")]).expect("a policy");
+        assert!(open.allowed().is_none() && open.allows_all());
     }
 
     #[test]

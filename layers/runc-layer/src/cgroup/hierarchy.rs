@@ -1,6 +1,9 @@
 //! Which hierarchies are mounted where, and where this process is in them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use crate::{Result, error::Context, sys::file};
 
@@ -77,10 +80,43 @@ impl Hierarchies {
         Ok(Hierarchies::V1(parse_v1(&own, &mounts)))
     }
 
+    /// The cgroup `path` of systemd's on every v1 hierarchy, and on the v2 one beside them: below
+    /// the cgroup of the machine's first process, or beside it, when that is systemd's own.
+    pub(crate) fn below_init(&self, path: &str) -> Result<BTreeMap<String, PathBuf>> {
+        let Hierarchies::V1(list) = self else { return Ok(BTreeMap::new()) };
+        let first = file::read_control(c"/proc/1/cgroup")
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .context(|| "read /proc/1/cgroup".to_owned())?;
+        let unified = Path::new("/sys/fs/cgroup/unified");
+        let hybrid =
+            file::statfs(c"/sys/fs/cgroup/unified").is_ok_and(|magic| magic == CGROUP2_MAGIC);
+        let beside = hybrid.then_some(("", unified, Path::new("/")));
+        let all = list.iter().map(|h| (h.name.as_str(), h.mount.as_path(), h.root.as_path()));
+        Ok(all
+            .chain(beside)
+            .map(|(name, mount, root)| {
+                let own = Path::new(membership(&first, name).unwrap_or("/"));
+                let own =
+                    if own.ends_with("init.scope") { own.parent().unwrap_or(own) } else { own };
+                let below = own.strip_prefix(root).or_else(|_| own.strip_prefix("/"));
+                let base = mount.join(below.unwrap_or(Path::new("")));
+                (name.to_owned(), base.join(path.trim_start_matches('/')))
+            })
+            .collect())
+    }
+
     /// Whether the machine has the unified hierarchy alone.
     pub(crate) fn is_v2(&self) -> bool {
         matches!(self, Hierarchies::V2 { .. })
     }
+}
+
+/// The cgroup in the hierarchy `name` that a /proc/PID/cgroup tells.
+fn membership<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines()
+        .filter_map(|line| line.split_once(':')?.1.split_once(':'))
+        .find(|(n, _)| *n == name)
+        .map(|(_, path)| path)
 }
 
 /// `own` is /proc/self/cgroup (cgroups(7)), `mounts` /proc/self/mountinfo (proc(5)).

@@ -9,22 +9,19 @@ use crate::{
     sys::Errno,
 };
 
-fn refuse(field: &str, reason: impl Into<String>) -> Error {
+pub(super) fn refuse(field: &str, reason: impl Into<String>) -> Error {
     Error::Spec { field: format!("config.json: linux.resources.{field}"), reason: reason.into() }
 }
 
 /// Writes what `resources` sets.
 pub(super) fn set(cgroup: &Cgroup, resources: &Resources) -> Result<()> {
-    check(resources)?;
+    check(resources, cgroup.version)?;
     if cgroup.version == 2 {
         return match cgroup.directory("") {
             Some(dir) => v2::set(dir, resources),
             None if v2::asks_for_anything(resources) => Err(unavailable("resource")),
             None => Ok(()),
         };
-    }
-    if !resources.unified.is_empty() {
-        return Err(refuse("unified", "invalid configuration: cannot use unified on cgroup v1"));
     }
     let part = |controller: &str, asked: bool, write: &dyn Fn(&Path) -> Result<()>| match cgroup
         .directory(controller)
@@ -72,7 +69,11 @@ fn unavailable(controller: &str) -> Error {
     ))
 }
 
-pub(super) fn check(r: &Resources) -> Result<()> {
+/// Refuses what cannot be, before anything is written.
+pub(super) fn check(r: &Resources, version: u8) -> Result<()> {
+    if version == 1 && !r.unified.is_empty() {
+        return Err(refuse("unified", "invalid configuration: cannot use unified on cgroup v1"));
+    }
     if let (Some(limit), Some(swap)) = (r.memory.limit, r.memory.swap)
         && limit > 0
         && swap > 0

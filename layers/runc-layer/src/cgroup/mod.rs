@@ -10,6 +10,7 @@ mod limits;
 mod oom;
 mod processes;
 mod stats;
+pub(crate) mod systemd;
 mod v2;
 
 use std::{
@@ -36,8 +37,11 @@ use crate::{
 pub(crate) struct Cgroup {
     pub(crate) version: u8,
     /// Directory by hierarchy: its controllers joined by commas, `name=systemd`, or, for v2, the
-    /// empty string.
+    /// empty string, which beside v1 is the v2 hierarchy where systemd keeps its units.
     pub(crate) paths: BTreeMap<String, PathBuf>,
+    /// The unit that it belongs to, when systemd is the driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unit: Option<systemd::Unit>,
 }
 
 /// How a process gets into the cgroup.
@@ -52,7 +56,7 @@ pub(crate) struct Entrance {
 
 /// Checks `resources` and compiles its device rules, with no cgroup to write them to.
 pub(crate) fn check(resources: &Resources) -> Result<()> {
-    limits::check(resources)?;
+    limits::check(resources, 2)?;
     devices::Policy::new(&resources.devices)?.program();
     Ok(())
 }
@@ -76,7 +80,7 @@ impl Cgroup {
                         mount.join(parent.strip_prefix("/").unwrap_or(parent)).join(&inner)
                     }
                 };
-                Cgroup { version: 2, paths: BTreeMap::from([(String::new(), path)]) }
+                Cgroup { version: 2, paths: BTreeMap::from([(String::new(), path)]), unit: None }
             }
             Hierarchies::V1(list) => Cgroup {
                 version: 1,
@@ -90,6 +94,7 @@ impl Cgroup {
                         (h.name.clone(), path)
                     })
                     .collect(),
+                unit: None,
             },
         }
     }
@@ -128,7 +133,7 @@ impl Cgroup {
                     let dir = open(path, libc::O_PATH | libc::O_DIRECTORY)?;
                     entrance.directory = Some(dir);
                 } else {
-                    entrance.tasks.push(open(&path.join("tasks"), libc::O_WRONLY)?);
+                    entrance.tasks.push(open_tasks(name, path)?);
                 }
                 Ok(())
             });
@@ -149,11 +154,11 @@ impl Cgroup {
     /// Opens the entrance of a cgroup that exists.
     pub(crate) fn enter(&self) -> Result<Entrance> {
         let mut entrance = Entrance::default();
-        for path in self.paths.values() {
+        for (name, path) in &self.paths {
             if self.version == 2 {
                 entrance.directory = Some(open(path, libc::O_PATH | libc::O_DIRECTORY)?);
             } else {
-                entrance.tasks.push(open(&path.join("tasks"), libc::O_WRONLY)?);
+                entrance.tasks.push(open_tasks(name, path)?);
             }
         }
         Ok(entrance)
@@ -178,6 +183,9 @@ impl Cgroup {
 
     /// Writes only the limits, for `update`.
     pub(crate) fn update(&self, resources: &Resources) -> Result<()> {
+        if let Some(unit) = &self.unit {
+            self.update_unit(unit, resources)?;
+        }
         limits::set(self, resources)
     }
 
@@ -207,6 +215,13 @@ impl Cgroup {
     pub(crate) fn exists(&self) -> bool {
         self.paths.values().any(|path| path.is_dir())
     }
+}
+
+/// The file by which a process enters the v1 hierarchy `name`. The one without a name is the v2
+/// hierarchy beside them, where systemd keeps its units.
+fn open_tasks(name: &str, path: &Path) -> Result<OwnedFd> {
+    let file = if name.is_empty() { "cgroup.procs" } else { "tasks" };
+    open(&path.join(file), libc::O_WRONLY)
 }
 
 /// Makes `path` from the root and without `.` and `..`, as runc cleans paths that become cgroups.

@@ -104,10 +104,21 @@ impl Cgroup {
     }
 
     /// Removes the directories and what is below them, waiting for processes that are just
-    /// exiting.
+    /// exiting. A unit is stopped first.
     pub(crate) fn remove(&self) -> Result<()> {
+        if !self.is_ours() {
+            return Ok(());
+        }
+        let stopped = self.unit.as_ref().map_or(Ok(()), |unit| unit.stop());
         let deadline = Instant::now() + Duration::from_secs(2);
-        self.paths.values().try_for_each(|path| remove(path, deadline))
+        // systemd knows nothing of some, and those are not to stay when it fails.
+        self.paths.values().try_for_each(|path| remove(path, deadline)).and(stopped)
+    }
+
+    /// Whether the container made it. Of a unit that was not started yet, one of the same name is
+    /// another's.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.unit.as_ref().is_none_or(|unit| unit.is_started())
     }
 }
 

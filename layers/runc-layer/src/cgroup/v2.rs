@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Error, Result,
     error::Context,
-    spec::Resources,
+    spec::{Memory, Resources},
     sys::{Errno, bpf},
 };
 
@@ -58,18 +58,33 @@ pub(super) fn asks_for_anything(r: &Resources) -> bool {
 }
 
 /// cpu.shares (2–262144) on the scale of cpu.weight (1–10000), as runc converts it.
-fn weight_of_shares(shares: u64) -> u64 {
+pub(super) fn weight_of_shares(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 
 /// blkio.weight (10–1000) on the scale of io.weight (1–10000).
-fn io_weight(weight: u16) -> u64 {
+pub(super) fn io_weight(weight: u16) -> u64 {
     1 + (u64::from(weight) - 10) * 9999 / 990
 }
 
 fn refuse_swap(reason: &str) -> Error {
     let field = "config.json: linux.resources.memory.swap".into();
     Error::Spec { field, reason: reason.into() }
+}
+
+/// The limit of swap alone: the specification's `swap` is memory and swap together.
+pub(super) fn swap(m: &Memory) -> Result<Option<i64>> {
+    match (m.swap.filter(|v| *v != 0), m.limit.filter(|v| *v != 0)) {
+        (Some(-1), _) | (None, Some(-1)) => Ok(Some(-1)),
+        (Some(_), None | Some(-1)) => {
+            Err(refuse_swap("unable to set swap limit without memory limit"))
+        }
+        (Some(both), Some(limit)) => match both.checked_sub(limit) {
+            Some(swap) if swap >= 0 => Ok(Some(swap)),
+            _ => Err(refuse_swap("memory+swap limit should be >= memory limit")),
+        },
+        (None, _) => Ok(None),
+    }
 }
 
 pub(super) fn set(dir: &Path, r: &Resources) -> Result<()> {
@@ -81,17 +96,7 @@ pub(super) fn set(dir: &Path, r: &Resources) -> Result<()> {
     put("pids.max", r.pids.limit.filter(|l| *l != 0).map(or_max))?;
     let m = &r.memory;
     let limit = m.limit.filter(|v| *v != 0);
-    let swap = match (m.swap.filter(|v| *v != 0), limit) {
-        (Some(-1), _) | (None, Some(-1)) => Some(-1),
-        (Some(_), None | Some(-1)) => {
-            return Err(refuse_swap("unable to set swap limit without memory limit"));
-        }
-        (Some(both), Some(limit)) => match both.checked_sub(limit) {
-            Some(swap) if swap >= 0 => Some(swap),
-            _ => return Err(refuse_swap("memory+swap limit should be >= memory limit")),
-        },
-        (None, _) => None,
-    };
+    let swap = swap(m)?;
     match put("memory.swap.max", swap.map(or_max)) {
         // Without swap accounting an unlimited swap is what there is.
         Err(Error::Os { errno: Errno::NOENT, .. }) if swap.is_none_or(|s| s <= 0) => {}

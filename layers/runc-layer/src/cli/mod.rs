@@ -202,12 +202,6 @@ fn dispatch(args: &[OsString], log: &mut Log) -> Outcome {
         .iter()
         .find(|c| c.name == name)
         .ok_or_else(|| format!("No help topic for '{name}'"))?;
-    if global.on("--systemd-cgroup") && command.name != "features" {
-        return Err(
-            "systemd cgroup flag passed, but systemd support for managing cgroups is not available"
-                .into(),
-        );
-    }
     let rest: Vec<OsString> = global.rest[1..].iter().map(OsString::from).collect();
     let options = parse(command.options, &rest, command.keeps_options).map_err(usage)?;
     let (least, most) = command.arguments;
@@ -226,6 +220,9 @@ fn dispatch(args: &[OsString], log: &mut Log) -> Outcome {
         seal(args)?;
     }
     let mut runtime = Runtime::new(root(&global));
+    if global.on("--systemd-cgroup") {
+        runtime = runtime.with_systemd_cgroup();
+    }
     match global.get("--rootless").unwrap_or("auto") {
         "auto" => {}
         "true" | "1" => runtime = runtime.with_rootless(true),

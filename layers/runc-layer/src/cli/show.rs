@@ -312,7 +312,7 @@ pub(super) fn features(_: &Invocation<'_>) -> Outcome {
         "linux": {
             "namespaces": names(&mut namespace::Kind::spec_names().map(String::from)),
             "capabilities": plan::capability_names(),
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true},
             "seccomp": {
                 "enabled": sys::seccomp::action_available(0x7fff_0000),
                 "actions": known(&seccomp::ACTIONS),

@@ -257,7 +257,8 @@ fn kill_init(record: &Record) -> Result<()> {
 
 fn destroy(directory: &Directory, record: &Record) -> Result<()> {
     let shares_pids = record.namespaces & libc::CLONE_NEWPID == 0;
-    if (shares_pids || record.pid == 0) && record.cgroup.exists() {
+    let alone = shares_pids || record.pid == 0;
+    if alone && record.cgroup.is_ours() && record.cgroup.exists() {
         // Without a pid namespace of its own nothing ends with init; and of a runtime that was
         // killed, a child may be left that nobody recorded.
         record.cgroup.signal_all(libc::SIGKILL)?;

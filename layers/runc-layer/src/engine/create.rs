@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    cgroup::{Cgroup, Hierarchies},
+    cgroup::{Cgroup, Entrance, Hierarchies, systemd},
     error::Context,
     namespace::Kind,
     network,
@@ -74,7 +74,16 @@ impl Runtime {
             return Err(Error::Exist);
         }
         let hierarchies = Hierarchies::find()?;
-        let cgroup = Cgroup::locate(&hierarchies, &spec.linux.cgroups_path, &request.id);
+        let mut warnings = Vec::new();
+        let (cgroup, launch) = match self.systemd {
+            false => (Cgroup::locate(&hierarchies, &spec.linux.cgroups_path, &request.id), None),
+            true => {
+                let warn = &mut |w| warnings.push(w);
+                let (cgroup, launch) =
+                    systemd::prepare(&hierarchies, &spec, &request.id, self.rootless, warn)?;
+                (cgroup, Some(launch))
+            }
+        };
         cgroup.refuse_root(&hierarchies)?;
         let record = Record {
             oci_version: spec.oci_version.clone(),
@@ -97,7 +106,7 @@ impl Runtime {
             },
         };
         directory.create()?;
-        let mut making = Making { directory, record, pidfd: None };
+        let mut making = Making { directory, record, pidfd: None, launch, warnings };
         let made = making.make(self, request, &spec, &hierarchies, filter, run);
         if made.is_err() {
             making.undo();
@@ -127,6 +136,9 @@ struct Making {
     directory: Directory,
     record: Record,
     pidfd: Option<OwnedFd>,
+    /// How to have systemd start its unit, when that is the driver.
+    launch: Option<systemd::Launch>,
+    warnings: Vec<String>,
 }
 
 impl Making {
@@ -139,14 +151,19 @@ impl Making {
         filter: Option<seccomp::Filter>,
         run: bool,
     ) -> Result<Started> {
-        let mut warnings = Vec::new();
+        let mut warnings = std::mem::take(&mut self.warnings);
         // Written before anything else is made: a killed runtime's cgroups are found by it.
         self.directory.save(&self.record)?;
         let explicit = !spec.linux.cgroups_path.is_empty() && !runtime.rootless;
-        let entrance = self.record.cgroup.create(runtime.rootless && !explicit)?;
+        let lenient = runtime.rootless && !explicit;
         let none = Resources::default();
         let resources = spec.linux.resources.as_ref().unwrap_or(&none);
-        self.record.cgroup.set(resources, runtime.rootless)?;
+        let launch = self.launch.take();
+        let mut entrance = Entrance::default();
+        if launch.is_none() {
+            entrance = self.record.cgroup.create(lenient)?;
+            self.record.cgroup.set(resources, runtime.rootless)?;
+        }
 
         let namespaces = Namespaces::new(&spec.linux)?;
         self.record.namespaces = namespaces.new | namespaces.joined;
@@ -172,11 +189,11 @@ impl Making {
         let start_container = HookCommand::list(&spec.hooks.start_container)?;
         let prestart = HookCommand::list(&spec.hooks.prestart)?;
         let create_runtime = HookCommand::list(&spec.hooks.create_runtime)?;
+        let needs_maps = namespaces.new & libc::CLONE_NEWUSER != 0;
         let mut plan = Plan {
             sync: -1,
             hide: namespaces.new & libc::CLONE_NEWPID == 0,
-            wait_for_setup: namespaces.new & libc::CLONE_NEWUSER != 0
-                || !spec.linux.net_devices.is_empty(),
+            wait_to_begin: needs_maps || launch.is_some() || !spec.linux.net_devices.is_empty(),
             wait_for_go: true,
             announce: !run,
             stdio: request.stdio.each_ref().map(|s| s.as_ref().map(AsRawFd::as_raw_fd)),
@@ -225,10 +242,17 @@ impl Making {
         let told = launch::tell_pidfd(request.pidfd_socket.as_deref(), &child.pidfd, "standard");
         self.pidfd = Some(child.pidfd);
         told?;
-        if plan.wait_for_setup {
-            if namespaces.new & libc::CLONE_NEWUSER != 0 {
-                maps::write(child.pid, &spec.linux.uid_mappings, &spec.linux.gid_mappings)?;
-            }
+        if let Some(launch) = launch {
+            self.record
+                .cgroup
+                .start(launch, child.pid, lenient)
+                .map_err(|e| Error::Start(format!("unable to apply cgroup configuration: {e}")))?;
+            self.record.cgroup.set(resources, runtime.rootless)?;
+        }
+        if needs_maps {
+            maps::write(child.pid, &spec.linux.uid_mappings, &spec.linux.gid_mappings)?;
+        }
+        if !spec.linux.net_devices.is_empty() {
             // A namespace to join, the child has not joined yet.
             let network = spec.linux.namespaces.iter().find(|n| n.kind == "network");
             let network = match network.map(|n| n.path.as_str()).filter(|path| !path.is_empty()) {
@@ -236,6 +260,8 @@ impl Making {
                 None => format!("/proc/{}/ns/net", child.pid),
             };
             network::move_devices(&spec.linux.net_devices, &network)?;
+        }
+        if plan.wait_to_begin {
             socket::send(ours.as_fd(), b"m").context(|| "send to the child".to_owned())?;
         }
         self.record.pid = child.pid;

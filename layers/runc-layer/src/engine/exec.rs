@@ -194,7 +194,7 @@ impl Runtime {
         let mut plan = Plan {
             sync: -1,
             hide: true,
-            wait_for_setup: false,
+            wait_to_begin: false,
             wait_for_go: false,
             announce: false,
             stdio: request.stdio.each_ref().map(|s| s.as_ref().map(AsRawFd::as_raw_fd)),

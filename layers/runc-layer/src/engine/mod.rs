@@ -30,6 +30,7 @@ use crate::{
 pub struct Runtime {
     root: PathBuf,
     rootless: bool,
+    systemd: bool,
 }
 
 /// What `create` and `run` are asked for.
@@ -117,12 +118,26 @@ impl Runtime {
     /// of the machine's first user namespace, as runc's `--rootless auto` decides.
     pub fn new(root: impl Into<PathBuf>) -> Runtime {
         let rootless = credentials::effective_uid() != 0 || in_user_namespace();
-        Runtime { root: root.into(), rootless }
+        Runtime { root: root.into(), rootless, systemd: false }
     }
 
     /// Decides by hand what [`Runtime::new`] looks up.
     pub fn with_rootless(mut self, rootless: bool) -> Runtime {
         self.rootless = rootless;
+        self
+    }
+
+    /// Has new containers' cgroups managed by systemd, as runc's `--systemd-cgroup` does: a
+    /// `linux.cgroupsPath` is then `slice:prefix:name`. A container's record keeps who manages its
+    /// own.
+    ///
+    /// Root of a user namespace is asking the user's systemd where there is one, and otherwise one
+    /// that runs in the namespace.
+    pub fn with_systemd_cgroup(mut self) -> Runtime {
+        self.systemd = true;
+        if self.rootless && credentials::effective_uid() == 0 {
+            self.rootless = crate::cgroup::systemd::has_user_bus();
+        }
         self
     }
 

@@ -57,7 +57,7 @@ fn all(plan: &mut Plan) -> std::result::Result<Infallible, Failure> {
         credentials::hide().at(Step::Sync)?;
     }
     process::reset_signals().at(Step::Sync)?;
-    if plan.wait_for_setup {
+    if plan.wait_to_begin {
         wait(plan).at(Step::Sync)?;
     }
     for (stream, fd) in plan.stdio.iter().enumerate() {

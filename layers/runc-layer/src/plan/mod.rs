@@ -33,8 +33,9 @@ pub(crate) struct Plan {
     pub(crate) sync: RawFd,
     /// Other processes of the container could trace the child before exec.
     pub(crate) hide: bool,
-    /// Wait until the runtime has done what it does from outside: id maps, network devices.
-    pub(crate) wait_for_setup: bool,
+    /// Wait until the runtime has done what it does from outside: the cgroup that it puts the child
+    /// into, id maps, network devices.
+    pub(crate) wait_to_begin: bool,
     /// Wait until the runtime has recorded the child; without its word the child ends.
     pub(crate) wait_for_go: bool,
     /// Say when everything is ready, for a runtime that does not stay until exec.

@@ -28,6 +28,54 @@ pub(crate) fn connect(path: &Path) -> Result<OwnedFd> {
     Ok(std::os::unix::net::UnixStream::connect(path)?.into())
 }
 
+/// Connects to the stream socket `name`, a path or a name of the abstract namespace, and waits at
+/// most `patience` for room in its queue.
+pub(crate) fn connect_within(
+    name: &[u8],
+    is_abstract: bool,
+    patience: std::time::Duration,
+) -> Result<OwnedFd> {
+    // SAFETY: plain arguments.
+    let socket = owned(unsafe {
+        libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) as libc::c_long
+    })?;
+    // SAFETY: an address of zeros is one.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let first = usize::from(is_abstract);
+    // A path keeps its zero at the end.
+    let Some(room) = address.sun_path.get_mut(first..first + name.len() + 1 - first) else {
+        return Err(Errno::NAMETOOLONG);
+    };
+    for (to, from) in room.iter_mut().zip(name) {
+        *to = *from as libc::c_char;
+    }
+    let len = std::mem::offset_of!(libc::sockaddr_un, sun_path) + name.len() + 1;
+    let time = libc::timeval {
+        tv_sec: patience.as_secs() as libc::time_t,
+        tv_usec: patience.subsec_micros() as libc::suseconds_t,
+    };
+    // SAFETY: the option and the address are live values with their sizes; `len` is within the
+    // address, which the slice above has proven.
+    unsafe {
+        check_int(libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_SNDTIMEO,
+            (&raw const time).cast(),
+            size_of::<libc::timeval>() as libc::socklen_t,
+        ))?;
+        super::retry(|| {
+            check_int(libc::connect(
+                socket.as_raw_fd(),
+                (&raw const address).cast(),
+                len as libc::socklen_t,
+            ))
+        })?;
+    }
+    Ok(socket)
+}
+
 const CONTROL: usize = 32;
 
 #[repr(C, align(8))]

@@ -17,6 +17,8 @@ pub(crate) struct Bundle {
     dir: tempfile::TempDir,
     pub(crate) config: Value,
     pub(crate) id: String,
+    /// Options before the command.
+    pub(crate) global: &'static [&'static str],
 }
 
 /// The program that is tested. Another runtime in its place shows that the attacks can succeed.
@@ -63,7 +65,7 @@ impl Bundle {
         let mut config: Value = serde_json::from_slice(&text).unwrap();
         config["process"]["terminal"] = json!(false);
         config["process"]["args"] = json!(["sh", "-c", script]);
-        Some(Bundle { dir, config, id })
+        Some(Bundle { dir, config, id, global: &[] })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -81,7 +83,7 @@ impl Bundle {
         fs::write(self.path().join("config.new"), config).unwrap();
         fs::rename(self.path().join("config.new"), self.path().join("config.json")).unwrap();
         let mut command = Command::new(program());
-        command.arg("--root").arg(self.path().join("root")).args(args);
+        command.arg("--root").arg(self.path().join("root")).args(self.global).args(args);
         command.current_dir(self.path()).stdin(Stdio::null());
         command
     }

@@ -25,4 +25,6 @@ mod refusals;
 #[cfg(test)]
 mod scheduling;
 #[cfg(test)]
+mod systemd;
+#[cfg(test)]
 mod unified;

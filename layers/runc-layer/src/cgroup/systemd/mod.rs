@@ -1,0 +1,218 @@
+//! systemd as the cgroup driver: the container is a scope, which systemd makes and removes.
+//!
+//! systemd makes a scope around a process that exists, so the container's process waits until it
+//! is in it. Its limits are properties of the unit, so that systemd does not undo them, and are
+//! then written to the cgroup's files as without systemd, because not all of them have properties
+//! and some are rounded. The unit delegates its cgroup, so that is allowed.
+
+mod annotations;
+mod bus;
+mod properties;
+mod unit;
+
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
+
+pub(crate) use bus::has_user_bus;
+pub(crate) use unit::Unit;
+
+use super::{Cgroup, Hierarchies, c_path, devices::Policy, limits, read, read_line, write};
+use crate::{
+    Error, Result,
+    dbus::Value,
+    error::Context,
+    spec::{Resources, Spec},
+    sys::{Errno, file},
+};
+use bus::Systemd;
+
+/// A property of a unit.
+#[derive(Clone, Debug, PartialEq)]
+struct Property {
+    name: Cow<'static, str>,
+    value: Value,
+}
+
+impl Property {
+    fn new(name: &'static str, value: Value) -> Property {
+        Property { name: name.into(), value }
+    }
+}
+
+/// All that is needed to start a container's unit once its process exists.
+pub(crate) struct Launch {
+    systemd: Systemd,
+    basics: Vec<Property>,
+    limits: Vec<Property>,
+    /// Who is to own the cgroup, on v2.
+    owner: Option<u32>,
+}
+
+/// Where the cgroup of the container `id` will be, and how to get there. Nothing is made yet.
+///
+/// # Errors
+///
+/// What is wrong with `spec` or with systemd, in runc's words.
+pub(crate) fn prepare(
+    hierarchies: &Hierarchies,
+    spec: &Spec,
+    id: &str,
+    rootless: bool,
+    warn: &mut dyn FnMut(String),
+) -> Result<(Cgroup, Launch)> {
+    let extra = annotations::properties(&spec.annotations)?;
+    let unit = Unit::named(&spec.linux.cgroups_path, id, rootless)?;
+    let version = if hierarchies.is_v2() { 2 } else { 1 };
+    if rootless && version == 1 {
+        return Err(Error::Systemd(
+            "cannot use rootless systemd cgroups manager on cgroup v1".to_owned(),
+        ));
+    }
+    let none = Resources::default();
+    let resources = spec.linux.resources.as_ref().unwrap_or(&none);
+    limits::check(resources, version)?;
+    let mut systemd = Systemd::connect(rootless)?;
+    let mut limits = properties::devices(&Policy::new(&resources.devices)?, warn);
+    limits.extend(properties::of(resources, version, &mut || systemd.idles())?);
+    let base = if rootless { systemd.control_group()? } else { String::new() };
+    let paths = match hierarchies {
+        Hierarchies::V2 { mount, .. } => {
+            let below = format!("{base}{}", unit.path()?);
+            BTreeMap::from([(String::new(), mount.join(below.trim_start_matches('/')))])
+        }
+        Hierarchies::V1(_) => hierarchies.below_init(&unit.path()?)?,
+    };
+    let mut basics = basics(&unit, version);
+    basics.extend(extra);
+    let owner = if version == 2 { owner(spec) } else { None };
+    let cgroup = Cgroup { version, paths, unit: Some(unit) };
+    Ok((cgroup, Launch { systemd, basics, limits, owner }))
+}
+
+/// The properties that every container's unit has.
+fn basics(unit: &Unit, version: u8) -> Vec<Property> {
+    let on = |name, value| Property::new(name, Value::Bool(value));
+    let mut list = vec![Property::new("Description", Value::text(unit.description.as_str()))];
+    if unit.is_slice() {
+        // A slice's parent is in its name; this only has it made.
+        let wanted = Value::Array("s".to_owned(), vec![Value::text(unit.slice.as_str())]);
+        list.push(Property::new("Wants", wanted));
+    } else {
+        list.push(Property::new("Slice", Value::text(unit.slice.as_str())));
+        list.push(on("Delegate", true));
+    }
+    list.push(on("MemoryAccounting", true));
+    list.push(on("CPUAccounting", true));
+    list.push(on(if version == 2 { "IOAccounting" } else { "BlockIOAccounting" }, true));
+    list.push(on("TasksAccounting", true));
+    // Without these a scope is stopped before the services at shutdown, and needs its slices.
+    list.push(on("DefaultDependencies", false));
+    list
+}
+
+/// The user on the host that a container's cgroup is given to: its process's, when it has a cgroup
+/// namespace of its own and may write to the cgroups in it.
+fn owner(spec: &Spec) -> Option<u32> {
+    let private = spec.linux.namespaces.iter().any(|n| n.kind == "cgroup" && n.path.is_empty());
+    let writable = spec.mounts.iter().any(|m| {
+        m.source == "cgroup"
+            && m.destination.trim_end_matches('/') == "/sys/fs/cgroup"
+            && m.options.iter().all(|o| o != "ro")
+    });
+    if !private || !writable {
+        return None;
+    }
+    let uid = spec.process.as_ref().map_or(0, |p| p.user.uid);
+    if spec.linux.namespaces.iter().all(|n| n.kind != "user") {
+        return Some(uid);
+    }
+    let map = spec.linux.uid_mappings.iter().find(|m| m.contains(uid))?;
+    map.host.checked_add(uid - map.container)
+}
+
+/// Gives the cgroup to `uid`, with the files that the kernel lists for it (cgroups(7),
+/// "Delegation").
+fn give(dir: &Path, uid: u32) -> Result<()> {
+    const ALL: u32 = u32::MAX;
+    let chown = |path: &Path| match file::lchown(&c_path(path)?, uid, ALL) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(Error::os(format!("chown {}", path.display()), e)),
+    };
+    chown(dir)?;
+    let names = std::fs::read_to_string("/sys/kernel/cgroup/delegate")
+        .unwrap_or_else(|_| "cgroup.procs cgroup.subtree_control cgroup.threads".to_owned());
+    names.split_whitespace().try_for_each(|name| chown(&dir.join(name)))
+}
+
+impl Cgroup {
+    /// Has systemd start the unit around the process `pid`, which is then in all of the cgroup.
+    ///
+    /// # Errors
+    ///
+    /// systemd's refusals and the kernel's.
+    pub(crate) fn start(&mut self, mut launch: Launch, pid: i32, lenient: bool) -> Result<()> {
+        let Some(unit) = &mut self.unit else { return Ok(()) };
+        let is_slice = unit.is_slice();
+        if !is_slice {
+            let pids = Value::Array("u".to_owned(), vec![Value::Uint32(pid.unsigned_abs())]);
+            launch.basics.push(Property::new("PIDs", pids));
+        }
+        launch.systemd.start(unit, &launch.basics, &launch.limits)?;
+        // The directories that systemd does not make, and the controllers it has not enabled.
+        let entrance = self.create(lenient)?;
+        let pid = pid.to_string();
+        let into = || format!("move {pid} to its cgroup");
+        for tasks in &entrance.tasks {
+            use std::os::fd::AsFd;
+            file::write(tasks.as_fd(), pid.as_bytes()).context(into)?;
+        }
+        if self.version == 2
+            && let Some(dir) = self.paths.values().next()
+        {
+            if is_slice {
+                write(dir, "cgroup.procs", &pid)?;
+            }
+            if let Some(uid) = launch.owner {
+                give(dir, uid)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells systemd of changed limits.
+    pub(super) fn update_unit(&self, unit: &Unit, resources: &Resources) -> Result<()> {
+        limits::check(resources, self.version)?;
+        let mut resources = resources.clone();
+        properties::complete(&mut resources.cpu, || self.cpu_limit());
+        let mut systemd = Systemd::connect(unit.user)?;
+        let list = properties::of(&resources, self.version, &mut || systemd.idles())?;
+        systemd.set(&unit.name, &list)
+    }
+
+    /// The quota, -1 for none, and the period that the cgroup has.
+    fn cpu_limit(&self) -> Option<(i64, u64)> {
+        let dir = self.directory("cpu")?;
+        if self.version == 2 {
+            let text = read(dir, "cpu.max").ok()?;
+            let (quota, period) = text.split_once(' ')?;
+            return Some((quota.parse().unwrap_or(-1), period.parse().ok()?));
+        }
+        let number = |name| read_line(dir, name).ok();
+        let quota = number("cpu.cfs_quota_us")?.parse().ok()?;
+        Some((quota, number("cpu.cfs_period_us")?.parse().ok()?))
+    }
+}
+
+impl Unit {
+    /// Stops the unit. Where systemd does not run any more there are no units.
+    pub(super) fn stop(&self) -> Result<()> {
+        match bus::is_running() {
+            true => Systemd::connect(self.user)?.stop(&self.name),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the unit is this container's.
+    pub(super) fn is_started(&self) -> bool {
+        self.started
+    }
+}

@@ -31,7 +31,7 @@ impl Cgroup {
 
     /// As [`Cgroup::pids`], with those that have entered some of the hierarchies only: a child whose
     /// runtime was killed meanwhile.
-    fn pids_anywhere(&self) -> Result<Vec<i32>> {
+    pub(super) fn pids_anywhere(&self) -> Result<Vec<i32>> {
         let mut pids = Vec::new();
         for dir in self.paths.values() {
             collect(dir, &mut pids)?;
@@ -106,8 +106,8 @@ impl Cgroup {
     /// Removes the directories and what is below them, waiting for processes that are just
     /// exiting. A unit is stopped first.
     pub(crate) fn remove(&self) -> Result<()> {
-        if !self.is_ours() {
-            return Ok(());
+        if let Some(unit) = self.unit.as_ref().filter(|unit| !unit.is_started()) {
+            return self.forget_unit(unit);
         }
         let stopped = self.unit.as_ref().map_or(Ok(()), |unit| unit.stop());
         let deadline = Instant::now() + Duration::from_secs(2);

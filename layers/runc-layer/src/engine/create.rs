@@ -194,6 +194,7 @@ impl Making {
             sync: -1,
             hide: namespaces.new & libc::CLONE_NEWPID == 0,
             wait_to_begin: needs_maps || launch.is_some() || !spec.linux.net_devices.is_empty(),
+            runtime_end: ours.as_raw_fd(),
             wait_for_go: true,
             announce: !run,
             stdio: request.stdio.each_ref().map(|s| s.as_ref().map(AsRawFd::as_raw_fd)),
@@ -242,11 +243,13 @@ impl Making {
         let told = launch::tell_pidfd(request.pidfd_socket.as_deref(), &child.pidfd, "standard");
         self.pidfd = Some(child.pidfd);
         told?;
-        if let Some(launch) = launch {
-            self.record
-                .cgroup
-                .start(launch, child.pid, lenient)
+        if let Some(mut launch) = launch {
+            let cgroup = &mut self.record.cgroup;
+            let started = cgroup.start(&mut launch, child.pid);
+            started
                 .map_err(|e| Error::Start(format!("unable to apply cgroup configuration: {e}")))?;
+            self.directory.save(&self.record)?;
+            self.record.cgroup.complete(&launch, child.pid, lenient)?;
             self.record.cgroup.set(resources, runtime.rootless)?;
         }
         if needs_maps {

@@ -195,6 +195,7 @@ impl Runtime {
             sync: -1,
             hide: true,
             wait_to_begin: false,
+            runtime_end: ours.as_raw_fd(),
             wait_for_go: false,
             announce: false,
             stdio: request.stdio.each_ref().map(|s| s.as_ref().map(AsRawFd::as_raw_fd)),

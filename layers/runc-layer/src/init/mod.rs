@@ -113,6 +113,7 @@ fn all(plan: &mut Plan) -> std::result::Result<Infallible, Failure> {
 
 /// Waits for the runtime's word; its end is ours.
 fn wait(plan: &Plan) -> Result<()> {
+    file::close_range(plan.runtime_end as u32, plan.runtime_end as u32)?;
     let mut word = [0u8; 1];
     match socket::receive(file::borrow(plan.sync), &mut word)? {
         (0, _) => process::exit(1),

@@ -36,6 +36,9 @@ pub(crate) struct Plan {
     /// Wait until the runtime has done what it does from outside: the cgroup that it puts the child
     /// into, id maps, network devices.
     pub(crate) wait_to_begin: bool,
+    /// The runtime's end of the socket, of which the child has a copy: until that is closed the
+    /// child that waits would not hear that the runtime has ended.
+    pub(crate) runtime_end: i32,
     /// Wait until the runtime has recorded the child; without its word the child ends.
     pub(crate) wait_for_go: bool,
     /// Say when everything is ready, for a runtime that does not stay until exec.

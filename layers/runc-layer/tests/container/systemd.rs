@@ -309,6 +309,29 @@ fn a_scope_that_failed_is_forgotten() {
 }
 
 #[test]
+fn a_runtime_killed_at_any_moment_leaves_what_delete_removes() {
+    let Some(mut b) = bundle("sleep 1000") else { return };
+    let name = b.id.clone();
+    let begun = std::time::Instant::now();
+    assert_code(&b.create(), &b);
+    let long = begun.elapsed();
+    assert_code(&b.call(&["delete", "--force", &b.id]), &b);
+    for n in 0..24 {
+        b.id = format!("{name}-{n}");
+        let mut victim = b.runc(&["create", &b.id]);
+        victim.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut victim = victim.spawn().unwrap();
+        // Over the whole time that it takes, and a little more.
+        std::thread::sleep(long * (n * 7 % 24) / 20);
+        let _ = victim.kill();
+        victim.wait().unwrap();
+        assert_code(&b.call(&["delete", "--force", &b.id]), &b);
+        assert_no_unit(&scope(&b));
+        b.assert_gone();
+    }
+}
+
+#[test]
 fn a_bus_in_between_does_as_well() {
     let Some(mut b) = bundle("sleep 1000") else { return };
     if !Path::new("/run/dbus/system_bus_socket").exists() {

@@ -256,7 +256,10 @@ impl Systemd {
         let body = vec![Value::text(name), Value::text("replace")];
         match self.job("StopUnit", body, || {}) {
             Ok(_) => {}
-            Err(e) if e.is("org.freedesktop.systemd1.NoSuchUnit") => {}
+            // One is gone; of the other name there can be none.
+            Err(e)
+                if e.is("org.freedesktop.systemd1.NoSuchUnit")
+                    || e.is("org.freedesktop.DBus.Error.InvalidArgs") => {}
             Err(dbus::Error::Timeout) => {
                 return Err(Error::Systemd(format!(
                     "Timed out while waiting for systemd to remove {name}"

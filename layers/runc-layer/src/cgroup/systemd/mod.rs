@@ -144,20 +144,29 @@ fn give(dir: &Path, uid: u32) -> Result<()> {
 }
 
 impl Cgroup {
-    /// Has systemd start the unit around the process `pid`, which is then in all of the cgroup.
+    /// Has systemd start the unit around the process `pid`. From here on there is something to be
+    /// removed, so the caller records it.
     ///
     /// # Errors
     ///
-    /// systemd's refusals and the kernel's.
-    pub(crate) fn start(&mut self, mut launch: Launch, pid: i32, lenient: bool) -> Result<()> {
+    /// systemd's refusals, in runc's words.
+    pub(crate) fn start(&mut self, launch: &mut Launch, pid: i32) -> Result<()> {
         let Some(unit) = &mut self.unit else { return Ok(()) };
-        let is_slice = unit.is_slice();
-        if !is_slice {
+        if !unit.is_slice() {
             let pids = Value::Array("u".to_owned(), vec![Value::Uint32(pid.unsigned_abs())]);
             launch.basics.push(Property::new("PIDs", pids));
         }
-        launch.systemd.start(unit, &launch.basics, &launch.limits)?;
-        // The directories that systemd does not make, and the controllers it has not enabled.
+        launch.systemd.start(unit, &launch.basics, &launch.limits)
+    }
+
+    /// Puts the process `pid` of the started unit into the hierarchies that systemd leaves alone,
+    /// enables the controllers that it has not, and gives the cgroup to its owner.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusals.
+    pub(crate) fn complete(&mut self, launch: &Launch, pid: i32, lenient: bool) -> Result<()> {
+        let is_slice = self.unit.as_ref().is_some_and(Unit::is_slice);
         let entrance = self.create(lenient)?;
         let pid = pid.to_string();
         let into = || format!("move {pid} to its cgroup");
@@ -176,6 +185,16 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// Removes what a runtime has left that was killed before it could record that the unit is
+    /// started: its process has ended by itself, but when that was while systemd put it into the
+    /// scope, systemd does not see that it is empty. A scope with processes is another's.
+    pub(super) fn forget_unit(&self, unit: &Unit) -> Result<()> {
+        match unit.is_slice() || self.pids_anywhere().is_ok_and(|pids| !pids.is_empty()) {
+            true => Ok(()),
+            false => unit.stop(),
+        }
     }
 
     /// Tells systemd of changed limits.

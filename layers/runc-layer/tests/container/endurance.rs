@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::bundle::Bundle;
+use serde_json::json;
 
 /// How many one after another, at once, and killed.
 fn numbers() -> (usize, usize, usize) {
@@ -83,6 +84,26 @@ fn many_containers_one_after_another_and_at_once_leave_nothing() {
 #[test]
 fn a_runtime_killed_at_any_moment_leaves_what_delete_removes_wholly() {
     let Some(bundle) = Bundle::new("sleep 1000") else { return };
+    killed(&bundle);
+}
+
+#[test]
+fn a_child_that_waits_for_its_maps_ends_with_its_runtime() {
+    let Some(mut bundle) = Bundle::new("sleep 1000") else { return };
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
+    bundle.config["linux"]["uidMappings"] = map.clone();
+    bundle.config["linux"]["gidMappings"] = map;
+    bundle.config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    fs::set_permissions(bundle.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for path in ["rootfs", "rootfs/tmp", "rootfs/dev", "rootfs/etc"] {
+        chown(bundle.path().join(path), Some(100_000), Some(100_000)).unwrap();
+    }
+    killed(&bundle);
+}
+
+/// Kills the verbs at many moments.
+fn killed(bundle: &Bundle) {
     let (.., rounds) = numbers();
     let mut ids = Vec::new();
     for n in 0..rounds {
@@ -90,9 +111,9 @@ fn a_runtime_killed_at_any_moment_leaves_what_delete_removes_wholly() {
         let verb = ["create", "start", "delete"][n % 3];
         let args: &[&str] = if verb == "delete" { &["delete", "--force"] } else { &[verb] };
         if verb != "create" {
-            assert!(silent(&bundle, &["create", &id]).wait().unwrap().success());
+            assert!(silent(bundle, &["create", &id]).wait().unwrap().success());
         }
-        let mut victim = silent(&bundle, &[args, &[&id]].concat());
+        let mut victim = silent(bundle, &[args, &[&id]].concat());
         // Over the whole time that the verb takes, and a little more.
         let most = if verb == "create" { 8000 } else { 2500 };
         std::thread::sleep(Duration::from_micros((n * 7919 % most) as u64));
@@ -102,5 +123,5 @@ fn a_runtime_killed_at_any_moment_leaves_what_delete_removes_wholly() {
         assert_eq!(deleted.code, 0, "{verb}: {deleted:?}");
         ids.push(id);
     }
-    assert_nothing_is_left(&bundle, &ids);
+    assert_nothing_is_left(bundle, &ids);
 }

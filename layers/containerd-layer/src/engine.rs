@@ -7,6 +7,7 @@ use crate::{
     collector::Collector,
     error::At,
     events::Exchange,
+    images::registry::Options,
     services::{introspection, streaming::Streams},
     tasks::Tasks,
 };
@@ -35,7 +36,9 @@ impl Engine {
     /// Those of [`Store::open`].
     pub async fn open(config: &Config, spans: Spans) -> Result<Engine> {
         let (root, state) = (config.root.clone(), config.state.clone());
-        let opened = tokio::task::spawn_blocking(move || Store::open(&root, &state));
+        let registries = Options { hosts_dirs: config.hosts_dirs.clone(), ..Options::default() };
+        let opened =
+            tokio::task::spawn_blocking(move || Store::open_with(&root, &state, registries));
         let store = opened.await.unwrap_or_else(|e| Err(crate::Error::internal(e)))?;
         let events = Exchange::default();
         let tasks = Tasks::new(config, events.clone(), spans);

@@ -4,7 +4,7 @@ use crate::{
     Error, Kind, Result,
     content::ContentStore,
     error::At,
-    images::registry::Registry,
+    images::registry::{Options, Registry},
     metadata::Metadata,
     snapshots::{Driver, Snapshotter},
 };
@@ -43,6 +43,14 @@ impl Store {
     /// # Errors
     /// When another process has it open, or a directory cannot be made.
     pub fn open(root: &Path, state: &Path) -> Result<Self> {
+        Self::open_with(root, state, Options::default())
+    }
+
+    /// As [`Self::open`], with registries reached as `registries` says.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn open_with(root: &Path, state: &Path, registries: Options) -> Result<Self> {
         for dir in [root, state] {
             fs::DirBuilder::new().recursive(true).mode(0o711).create(dir).at("creating", dir)?;
         }
@@ -54,7 +62,7 @@ impl Store {
             state: state.to_owned(),
             content: ContentStore::open(root, Arc::clone(&metadata))?,
             snapshotters: snapshotters.into_iter().collect::<Result<_>>()?,
-            registry: Registry::new()?,
+            registry: Registry::new(registries),
             collecting: RwLock::new(()),
             metadata,
         })))
@@ -98,7 +106,7 @@ impl Store {
         &self.0.snapshotters
     }
 
-    /// The client that images are pulled with.
+    /// The client that images are pulled and pushed with.
     pub fn registry(&self) -> &Registry {
         &self.0.registry
     }

@@ -263,7 +263,7 @@ async fn redirects() {
     .await;
     let (_dir, store) = store();
     let mut request = Pull::new("ns", &format!("{}/x:1", registry.host));
-    request.credential =
+    request.access.credential =
         Some(Credential::Basic { username: "u".to_owned(), password: "p".to_owned() });
     store.pull(request).await.unwrap();
     let leaked =

@@ -161,7 +161,8 @@ async fn what_cannot_be_transferred_is_said() {
     let unknown = Any { type_url: "cats".into(), value: Vec::new() };
     let lost = any(&ImageImportStream { stream: "lost".into(), ..Default::default() });
     for (from, to, kind) in [
-        (store("a"), registry.clone(), Kind::Unimplemented),
+        (store("a"), registry.clone(), Kind::NotFound),
+        (registry.clone(), registry, Kind::Unimplemented),
         (unknown, store("a"), Kind::Unimplemented),
         (lost, store(""), Kind::NotFound),
         (store("missing"), store("b"), Kind::NotFound),

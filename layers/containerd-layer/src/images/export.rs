@@ -3,7 +3,7 @@
 use super::{
     Descriptor, Index, LARGEST_MANIFEST, Manifest, Platform,
     import::{DockerImage, IMAGE_NAME, REF_NAME},
-    manifest::media,
+    manifest::{media, nesting},
 };
 use crate::{Digest, Error, Result, Store, metadata::Image};
 use serde::Serialize;
@@ -54,7 +54,7 @@ impl Store {
         for name in names {
             let image: Image = self.metadata().get(ns, name)?;
             let (descriptor, manifest) = self.manifest(ns, &image.target, platform)?;
-            export.tree(&image.target)?;
+            export.tree(&image.target, 0)?;
             index.push(named(&image, image.target.clone()));
             docker.push(describe(name, &manifest));
             tracing::debug!(name, digest = %descriptor.digest, "exported");
@@ -102,14 +102,18 @@ struct Export<'a, W: Write> {
 
 impl<W: Write> Export<'_, W> {
     /// A blob and everything it names that is here; what a manifest names must be.
-    fn tree(&mut self, descriptor: &Descriptor) -> Result<()> {
+    fn tree(&mut self, descriptor: &Descriptor, depth: usize) -> Result<()> {
         let content = self.store.content();
         let digest = &descriptor.digest;
+        if self.written.contains(digest) {
+            return Ok(());
+        }
         if media::is_index(&descriptor.media_type) {
+            nesting(descriptor, depth)?;
             for child in Index::parse(&content.read(self.ns, digest, LARGEST_MANIFEST)?)?.manifests
             {
                 if content.has(self.ns, &child.digest)? {
-                    self.tree(&child)?;
+                    self.tree(&child, depth + 1)?;
                 }
             }
         } else if media::is_manifest(&descriptor.media_type) {

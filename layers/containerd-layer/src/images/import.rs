@@ -5,8 +5,10 @@
 //! comes; what the documents turn out not to name is removed again.
 
 use super::{
-    Config, Descriptor, Index, LARGEST_MANIFEST, Manifest, Platform, manifest::media,
-    pull::references, reference::familiar,
+    Config, Descriptor, Index, LARGEST_MANIFEST, Manifest, Platform,
+    manifest::{media, nesting},
+    pull::references,
+    reference::familiar,
 };
 use crate::{
     Digest, Error, Kind, Result, Store,
@@ -20,7 +22,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io::{BufRead, BufReader, Read},
     sync::atomic::{AtomicU64, Ordering},
     time::SystemTime,
@@ -299,9 +301,9 @@ impl Contents<'_> {
     }
 
     fn layout(&mut self, index: &Index, import: &Import) -> Result<Vec<Named>> {
-        let mut named = Vec::new();
+        let (mut named, mut seen) = (Vec::new(), HashSet::new());
         for descriptor in &index.manifests {
-            self.label(descriptor)?;
+            self.label(descriptor, 0, &mut seen)?;
             let bare = Descriptor { annotations: None, platform: None, ..descriptor.clone() };
             let name = match (descriptor.annotation(IMAGE_NAME), descriptor.annotation(REF_NAME)) {
                 (Some(name), _) => Some(name.to_owned()),
@@ -318,7 +320,15 @@ impl Contents<'_> {
     }
 
     /// Labels a manifest or index and what is below it for the garbage collector.
-    fn label(&mut self, descriptor: &Descriptor) -> Result<()> {
+    fn label(
+        &mut self,
+        descriptor: &Descriptor,
+        depth: usize,
+        seen: &mut HashSet<Digest>,
+    ) -> Result<()> {
+        if !seen.insert(descriptor.digest.clone()) {
+            return Ok(());
+        }
         let content = self.store.content();
         if !content.has(self.ns, &descriptor.digest)? {
             return Err(Error::not_found(format_args!("content {}", descriptor.digest)));
@@ -326,10 +336,11 @@ impl Contents<'_> {
         let bytes = content.read(self.ns, &descriptor.digest, LARGEST_MANIFEST)?;
         content.add_labels(self.ns, &descriptor.digest, references(&bytes)?)?;
         if media::is_index(&descriptor.media_type) {
+            nesting(descriptor, depth)?;
             for child in Index::parse(&bytes)?.manifests {
                 // Archives of one platform keep the index of all.
                 if content.has(self.ns, &child.digest)? {
-                    self.label(&child)?;
+                    self.label(&child, depth + 1, seen)?;
                 }
             }
             return Ok(());

@@ -4,7 +4,10 @@
 //! their digest is their name.
 
 use crate::{Digest, Error, Result};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use std::collections::BTreeMap;
 
 /// The largest manifest, index or configuration read into memory, in bytes (containerd's limit).
@@ -48,6 +51,24 @@ pub mod media {
         media_type.starts_with("application/vnd.oci.image.layer.")
             || media_type.starts_with("application/vnd.docker.image.rootfs.")
     }
+}
+
+/// How deep indexes may stand in indexes. Nobody's do so for a reason; the bound is for those who
+/// make a stack of them to have it walked.
+const DEEPEST: usize = 8;
+
+/// Refuses an index that stands too deep.
+///
+/// # Errors
+/// `InvalidArgument` naming it.
+pub(super) fn nesting(index: &Descriptor, depth: usize) -> Result<()> {
+    if depth < DEEPEST {
+        return Ok(());
+    }
+    Err(Error::invalid(format_args!(
+        "index {}: more than {DEEPEST} indexes stand in each other",
+        index.digest
+    )))
 }
 
 /// A reference to content: what it is, its digest, its size.
@@ -153,6 +174,11 @@ impl Platform {
         Ok(Self { os: os.to_owned(), architecture: architecture.to_owned(), variant })
     }
 
+    /// Whether what is made for `offered` runs here.
+    pub fn accepts(&self, offered: &Self) -> bool {
+        self.distance(offered).is_some()
+    }
+
     /// How well `offered` runs here: less is better, nothing is not at all.
     fn distance(&self, offered: &Self) -> Option<usize> {
         if self.os != offered.os || self.architecture != offered.architecture {
@@ -204,6 +230,52 @@ pub struct RootFs {
     pub diff_ids: Vec<Digest>,
 }
 
+/// What a document is by its own word and by its parts. One that can be read as two things is read
+/// differently by different readers (CVE-2021-41190), so it has to be what it was asked for as.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Shape {
+    pub(super) media_type: String,
+    manifests: Option<IgnoredAny>,
+    layers: Option<IgnoredAny>,
+    config: Option<IgnoredAny>,
+    fs_layers: Option<IgnoredAny>,
+}
+
+impl Shape {
+    pub(super) fn of(what: &str, bytes: &[u8]) -> Result<Self> {
+        parse(what, bytes)
+    }
+
+    pub(super) fn is_index(&self) -> bool {
+        self.manifests.is_some()
+    }
+
+    pub(super) fn is_manifest(&self) -> bool {
+        self.layers.is_some() || self.config.is_some()
+    }
+
+    /// Why it is not to be read as `what`, in containerd's words.
+    fn confusion(&self, what: &str) -> Option<String> {
+        let media_type = &self.media_type;
+        let (is_other, word) = match what {
+            "index" => (self.is_manifest() || media::is_manifest(media_type), "manifest"),
+            _ => (self.is_index() || media::is_index(media_type), "index"),
+        };
+        if self.fs_layers.is_some() {
+            return Some("media-type: schema 1 not supported".to_owned());
+        }
+        is_other.then(|| format!("media-type: expected {what} but found {word} ({media_type})"))
+    }
+}
+
+fn parse_as<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+    match Shape::of(what, bytes)?.confusion(what) {
+        None => parse(what, bytes),
+        Some(why) => Err(Error::invalid(format_args!("{what} {}: {why}", Digest::of(bytes)))),
+    }
+}
+
 fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes)
         .map_err(|e| Error::invalid(format_args!("{what} {}: {e}", Digest::of(bytes))))
@@ -213,9 +285,9 @@ impl Index {
     /// Parses an index.
     ///
     /// # Errors
-    /// `InvalidArgument` naming its digest and the place.
+    /// `InvalidArgument` naming its digest and the place, also for a document that is a manifest too.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        parse("index", bytes)
+        parse_as("index", bytes)
     }
 
     /// The manifests that run on `platform`, the best first; one that names no platform comes last.
@@ -238,9 +310,9 @@ impl Manifest {
     /// Parses a manifest.
     ///
     /// # Errors
-    /// `InvalidArgument` naming its digest and the place.
+    /// `InvalidArgument` naming its digest and the place, also for a document that is an index too.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        parse("manifest", bytes)
+        parse_as("manifest", bytes)
     }
 }
 
@@ -292,6 +364,27 @@ mod tests {
         assert_eq!(best("linux/arm64", &["linux/arm64/v8"]), digest("linux/arm64/v8"));
         assert_eq!(best("linux/arm/v7", &["linux/arm/v5", "linux/arm/v6"]), digest("linux/arm/v6"));
         assert_eq!(best("linux/arm/v6", &["linux/arm/v7"]), None);
+    }
+
+    #[test]
+    fn what_can_be_read_as_two_things_is_neither() {
+        let (index, manifest) = (media::OCI_INDEX, media::OCI_MANIFEST);
+        let digest = Digest::of(b"");
+        let part = format!(r#"{{"digest":"{digest}","size":0}}"#);
+        let as_manifest = format!(r#""config":{part},"layers":[]"#);
+        let as_index = r#""manifests":[]"#;
+        for (text, is_index, is_manifest) in [
+            (format!("{{{as_index}}}"), true, false),
+            (format!("{{{as_manifest}}}"), false, true),
+            (format!("{{{as_index},{as_manifest}}}"), false, false),
+            (format!(r#"{{"mediaType":"{manifest}",{as_index}}}"#), false, false),
+            (format!(r#"{{"mediaType":"{index}",{as_manifest}}}"#), false, false),
+            (format!(r#"{{"fsLayers":[],{as_manifest}}}"#), false, false),
+            (format!(r#"{{{as_index},"manifests":[{part}]}}"#), false, false),
+        ] {
+            assert_eq!(Index::parse(text.as_bytes()).is_ok(), is_index, "{text}");
+            assert_eq!(Manifest::parse(text.as_bytes()).is_ok(), is_manifest, "{text}");
+        }
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! Images: names for manifests, filled from registries ([`pull`]) and archives ([`import`]).
+//! Images: names for manifests, filled from registries ([`pull`]) and archives ([`import`]), and given
+//! to them ([`push`], [`export`]).
 
 pub mod export;
 mod feed;
 pub mod import;
 mod manifest;
 pub mod pull;
+pub mod push;
 pub mod reference;
 pub mod registry;
 mod unpack;
@@ -60,6 +62,16 @@ impl Store {
         target: &Descriptor,
         platform: &Platform,
     ) -> Result<(Descriptor, Manifest)> {
+        self.manifest_below(ns, target, platform, 0)
+    }
+
+    fn manifest_below(
+        &self,
+        ns: &str,
+        target: &Descriptor,
+        platform: &Platform,
+        depth: usize,
+    ) -> Result<(Descriptor, Manifest)> {
         let bytes = self.content().read(ns, &target.digest, LARGEST_MANIFEST)?;
         if media::is_manifest(&target.media_type) {
             return Ok((target.clone(), Manifest::parse(&bytes)?));
@@ -70,8 +82,9 @@ impl Store {
                 target.media_type, target.digest
             )));
         }
+        manifest::nesting(target, depth)?;
         let chosen = self.choose(ns, &Index::parse(&bytes)?, target, platform)?;
-        self.manifest(ns, &chosen, platform)
+        self.manifest_below(ns, &chosen, platform, depth + 1)
     }
 
     fn choose(

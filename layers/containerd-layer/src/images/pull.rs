@@ -6,9 +6,9 @@
 
 use super::{
     Config, Descriptor, Index, LARGEST_MANIFEST, Manifest, Platform, Progress, chain_ids,
-    manifest::media,
+    manifest::{Shape, media, nesting},
     reference::Reference,
-    registry::{Credential, Repository},
+    registry::{Access, Repository},
     unpack::{Layers, Watcher},
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     error::During,
     metadata::{Image, Labels},
 };
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 /// What to pull and what to make of it.
 #[derive(Clone)]
@@ -29,8 +29,8 @@ pub struct Pull {
     pub platform: Platform,
     /// Where to unpack; nothing fetches only.
     pub snapshotter: Option<String>,
-    /// For a registry that asks.
-    pub credential: Option<Credential>,
+    /// How the registry is reached.
+    pub access: Access,
     /// Labels of the image.
     pub labels: Labels,
     /// Told how far each blob is; called from several threads.
@@ -55,7 +55,7 @@ impl Pull {
             reference: reference.to_owned(),
             platform: Platform::host(),
             snapshotter: Some("overlayfs".to_owned()),
-            credential: None,
+            access: Access::default(),
             labels: Labels::new(),
             progress: None,
         }
@@ -84,7 +84,7 @@ impl Store {
             None => None,
         };
         let _together = self.collecting().read().await;
-        let repository = Arc::new(self.registry().repository(&reference, pull.credential.clone()));
+        let repository = Arc::new(self.registry().repository(&reference, &pull.access)?);
         let target = repository.resolve().await?;
         let source = (
             format!("containerd.io/distribution.source.{}", reference.host),
@@ -98,7 +98,7 @@ impl Store {
             labels: Labels::from([source]),
             progress: pull.progress.clone(),
         };
-        let target = self.fetch_manifests(&layers, &repository, target, &pull.platform).await?;
+        let target = self.fetch_manifests(&layers, &repository, target, &pull.platform, 0).await?;
         let (_, manifest) = self.manifest(&pull.namespace, &target, &pull.platform)?;
         self.finish(&layers, &manifest).await?;
         let (ns, name) = (pull.namespace, pull.reference);
@@ -113,12 +113,14 @@ impl Store {
         repository: &Repository,
         mut target: Descriptor,
         platform: &Platform,
+        depth: usize,
     ) -> Result<Descriptor> {
         let bytes = self.fetch_manifest(layers, repository, &target).await?;
         if !media::is_index(&target.media_type) && !media::is_manifest(&target.media_type) {
             target.media_type = sniff(&bytes)?.to_owned();
         }
         if media::is_index(&target.media_type) {
+            nesting(&target, depth)?;
             let mut fitting = Index::parse(&bytes)?.fitting(platform);
             if fitting.is_empty() {
                 return Err(Error::not_found(format_args!(
@@ -128,7 +130,8 @@ impl Store {
             }
             // An index can stand in an index: its manifest is fetched by the same rule.
             let chosen = fitting.swap_remove(0);
-            Box::pin(self.fetch_manifests(layers, repository, chosen, platform)).await?;
+            let below = self.fetch_manifests(layers, repository, chosen, platform, depth + 1);
+            Box::pin(below).await?;
         }
         Ok(target)
     }
@@ -145,10 +148,34 @@ impl Store {
         let digest = &descriptor.digest;
         let bytes =
             repository.manifest(descriptor).await.during(|| format!("manifest {digest}"))?;
+        // A document that is not what it is called does not get into the store.
+        if media::is_index(&descriptor.media_type) {
+            Index::parse(&bytes)?;
+        } else if media::is_manifest(&descriptor.media_type) {
+            Manifest::parse(&bytes)?;
+        }
         let mut labels = layers.labels.clone();
         labels.extend(references(&bytes)?);
         let ns = layers.ns.clone();
         self.blocking(move |store| store.content().put(&ns, &bytes, labels).map(|_| bytes)).await
+    }
+
+    /// Refuses sizes that contradict each other or what is here: what has two sizes is two things.
+    fn agree(&self, ns: &str, manifest: &Manifest) -> Result<()> {
+        let mut sizes = HashMap::new();
+        for part in manifest.layers.iter().chain([&manifest.config]) {
+            let (digest, size) = (&part.digest, part.size);
+            let known = match sizes.insert(digest, size) {
+                None if self.content().has(ns, digest)? => self.content().info(ns, digest)?.size,
+                known => known.unwrap_or(size),
+            };
+            if known != size {
+                return Err(Error::precondition(format_args!(
+                    "{digest}: failed size validation: {known} != {size}"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Fetches the configuration and the layers of a manifest that is here, and unpacks them.
@@ -159,6 +186,7 @@ impl Store {
                 manifest.config.size
             )));
         }
+        self.agree(&layers.ns, manifest)?;
         layers.fetch(&manifest.config).await?;
         let store = self.clone();
         let ns = layers.ns.clone();
@@ -243,26 +271,17 @@ pub(super) fn references(bytes: &[u8]) -> Result<Labels> {
 
 /// What a document without a media type is.
 fn sniff(bytes: &[u8]) -> Result<&'static str> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Shape {
-        #[serde(default)]
-        media_type: String,
-        manifests: Option<serde::de::IgnoredAny>,
-        layers: Option<serde::de::IgnoredAny>,
-    }
-    let shape: Shape = serde_json::from_slice(bytes)
-        .map_err(|e| Error::invalid(format_args!("manifest {}: {e}", Digest::of(bytes))))?;
+    let shape = Shape::of("manifest", bytes)?;
     let docker = shape.media_type.starts_with("application/vnd.docker.");
-    match (shape.manifests, shape.layers) {
+    match (shape.is_index(), shape.is_manifest()) {
         // containerd refuses a document that is both.
-        (Some(_), Some(_)) => Err(Error::invalid(format_args!(
+        (true, true) => Err(Error::invalid(format_args!(
             "manifest {}: expected either an index or a manifest, not both",
             Digest::of(bytes)
         ))),
-        (Some(_), None) => Ok(if docker { media::DOCKER_INDEX } else { media::OCI_INDEX }),
-        (None, Some(_)) => Ok(if docker { media::DOCKER_MANIFEST } else { media::OCI_MANIFEST }),
-        (None, None) => Err(Error::invalid(format_args!(
+        (true, false) => Ok(if docker { media::DOCKER_INDEX } else { media::OCI_INDEX }),
+        (false, true) => Ok(if docker { media::DOCKER_MANIFEST } else { media::OCI_MANIFEST }),
+        (false, false) => Err(Error::invalid(format_args!(
             "manifest {}: neither an index nor a manifest",
             Digest::of(bytes)
         ))),

@@ -21,7 +21,7 @@ use std::{
 use tokio::sync::watch;
 
 /// How many layers are under way at once (containerd's and Docker's number).
-const SIDE_BY_SIDE: usize = 3;
+pub(super) const SIDE_BY_SIDE: usize = 3;
 /// How far a blob is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {

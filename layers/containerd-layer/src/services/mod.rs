@@ -12,6 +12,7 @@ mod images;
 pub(crate) mod introspection;
 mod leases;
 mod namespaces;
+mod resolver;
 mod sandbox;
 mod snapshots;
 pub(crate) mod streaming;

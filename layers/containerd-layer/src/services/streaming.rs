@@ -58,7 +58,7 @@ impl Streams {
 
 /// One stream: what the client sends, and where it listens.
 pub(super) struct Channel {
-    input: Inputs<Any>,
+    pub(super) input: Inputs<Any>,
     pub(super) output: mpsc::Sender<Any>,
 }
 

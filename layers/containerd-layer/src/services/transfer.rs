@@ -5,18 +5,19 @@
 //! | registry | image store | pull, and unpack where asked |
 //! | stream | image store | import |
 //! | image store | stream | export |
+//! | image store | registry | push |
 //! | image store | image store | another name |
 
 use super::{
     any,
     convert::{labels_in, labels_out, platform_in},
-    namespace, required,
+    namespace, required, resolver,
     streaming::unpack,
     verbs,
 };
 use crate::{
     Engine, Error, Kind, Result,
-    images::{Platform, Progress, import::Import, pull::Pull, registry::Credential},
+    images::{Platform, Progress, import::Import, pull::Pull, push::Push},
     metadata::Image,
 };
 use hops::proto::{
@@ -30,12 +31,12 @@ use hops::proto::{
             self,
             transfer::{
                 ImageExportStream, ImageImportStream, ImageStore, OciRegistry,
-                Progress as ProgressMessage, RegistryResolver,
+                Progress as ProgressMessage,
             },
         },
     },
 };
-use std::io::Write;
+use std::{io::Write, sync::Arc};
 use tokio::sync::mpsc;
 
 /// An end of a transfer that this daemon knows.
@@ -79,6 +80,7 @@ verbs! {
             (End::Registry(from), End::Store(to)) => engine.pull(&ns, from, to, progress).await?,
             (End::Import(from), End::Store(to)) => engine.import(&ns, &from, to).await?,
             (End::Store(from), End::Export(to)) => engine.export(&ns, from, to).await?,
+            (End::Store(from), End::Registry(to)) => engine.push(&ns, from, to, progress).await?,
             (End::Store(from), End::Store(to)) => engine.tag(&ns, &from, to).await?,
             _ => {
                 return Err(Error::unimplemented(format_args!(
@@ -103,15 +105,12 @@ impl Engine {
         let mut pull = Pull {
             platform,
             snapshotter,
-            credential: credential(from.resolver.unwrap_or_default()),
+            access: resolver::access(self.streams(), ns, &from)?,
             labels: labels_in(to.labels),
             ..Pull::new(ns, &from.reference)
         };
         if let Some(progress) = progress {
-            pull = pull.watched(move |p| {
-                // A client that does not keep up misses steps, never the transfer.
-                let _ = progress.try_send(any(&progress_message(p)));
-            });
+            pull = pull.watched(reported(progress, "downloading"));
         }
         let (known, known_as) = (self.has_image(ns, &name)?, self.has_image(ns, &from.reference)?);
         let image = self.store().pull(pull).await?;
@@ -119,6 +118,23 @@ impl Engine {
             self.rename(ns, image, &name, known_as).await?;
         }
         self.named(ns, &name, known)
+    }
+
+    async fn push(
+        &self,
+        ns: &str,
+        from: ImageStore,
+        to: OciRegistry,
+        progress: Option<mpsc::Sender<Any>>,
+    ) -> Result<()> {
+        let push = Push {
+            platforms: from.platforms.into_iter().map(platform_in).collect(),
+            access: resolver::access(self.streams(), ns, &to)?,
+            progress: progress.map(|p| Arc::new(reported(p, "uploading")) as _),
+            reference: to.reference,
+            ..Push::new(ns, &from.name)
+        };
+        self.store().push(push).await.map(drop)
     }
 
     /// Gives a pulled image the name that was asked for in place of the one it came by.
@@ -210,15 +226,20 @@ fn wanted(store: &ImageStore) -> (Platform, Option<String>) {
     (platform.map_or_else(Platform::host, platform_in), snapshotter)
 }
 
-fn credential(resolver: RegistryResolver) -> Option<Credential> {
-    let mut headers = resolver.headers.into_iter();
-    let header = headers.find(|(key, _)| key.eq_ignore_ascii_case("authorization"));
-    header.map(|(_, value)| Credential::Authorization(value))
+/// Has a client told of every step, in containerd's words.
+fn reported(
+    progress: mpsc::Sender<Any>,
+    step: &'static str,
+) -> impl Fn(Progress) + Send + Sync + 'static {
+    move |p| {
+        // A client that does not keep up misses steps, never the transfer.
+        let _ = progress.try_send(any(&progress_message(p, step)));
+    }
 }
 
-fn progress_message(progress: Progress) -> ProgressMessage {
+fn progress_message(progress: Progress, step: &str) -> ProgressMessage {
     ProgressMessage {
-        event: if progress.done { "complete" } else { "downloading" }.to_owned(),
+        event: if progress.done { "complete" } else { step }.to_owned(),
         name: progress.digest.to_string(),
         progress: progress.offset.cast_signed(),
         total: progress.total.cast_signed(),

@@ -2,17 +2,22 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use containerd_layer::{Digest, Store};
+pub(crate) mod distribution;
+pub(crate) mod pki;
+
+use containerd_layer::{Digest, Store, images::registry::Options};
 use std::{
     collections::HashMap,
     io::Write,
     path::Path,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
 };
+use tokio_rustls::TlsAcceptor;
 
 /// A request as a registry's handler sees it.
 #[derive(Debug, Clone)]
@@ -20,6 +25,7 @@ pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: HashMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Request {
@@ -41,6 +47,10 @@ pub(crate) struct Reply {
     pub(crate) length: Option<u64>,
     /// Send the body again and again, without a length.
     pub(crate) endless: bool,
+    /// Wait so long before every byte of the body.
+    pub(crate) drip: Option<Duration>,
+    /// Wait so long before the head.
+    pub(crate) late: Duration,
 }
 
 impl Reply {
@@ -67,6 +77,14 @@ pub(crate) struct Registry {
 impl Registry {
     /// Serves `handler` on a free port of this machine until the test's runtime ends.
     pub(crate) async fn serve(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::serve_over(None, handler).await
+    }
+
+    /// The same over TLS, where there is an acceptor.
+    pub(crate) async fn serve_over(
+        tls: Option<TlsAcceptor>,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -74,9 +92,16 @@ impl Registry {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (log, handler) = (Arc::clone(&log), Arc::clone(&handler));
+                let tls = tls.clone();
                 tokio::spawn(async move {
                     // A client that goes away is part of the tests.
-                    let _ = answer(stream, &log, &*handler).await;
+                    let _ = match tls {
+                        None => answer(stream, &log, &*handler).await,
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => answer(stream, &log, &*handler).await,
+                            Err(e) => Err(e),
+                        },
+                    };
                 });
             }
         });
@@ -90,7 +115,7 @@ impl Registry {
 }
 
 async fn answer(
-    mut stream: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     log: &Mutex<Vec<Request>>,
     handler: &(dyn Fn(&Request) -> Reply + Send + Sync),
 ) -> std::io::Result<()> {
@@ -103,12 +128,16 @@ async fn answer(
     let mut first = lines.next().unwrap_or_default().split(' ');
     let method = first.next().unwrap_or_default().to_owned();
     let path = first.next().unwrap_or_default().to_owned();
-    let headers = lines
+    let headers: HashMap<String, String> = lines
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
-    let request = Request { method, path, headers };
+    let length = headers.get("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    let request = Request { method, path, headers, body };
     let reply = handler(&request);
+    tokio::time::sleep(reply.late).await;
     log.lock().unwrap().push(request.clone());
     let mut head = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", reply.status);
     for (name, value) in &reply.headers {
@@ -123,13 +152,24 @@ async fn answer(
         return Ok(());
     }
     let body = &reply.body[..reply.cut.unwrap_or(reply.body.len())];
-    stream.write_all(body).await?;
+    match reply.drip {
+        None => stream.write_all(body).await?,
+        Some(pause) => {
+            for byte in body {
+                tokio::time::sleep(pause).await;
+                stream.write_all(&[*byte]).await?;
+                stream.flush().await?;
+            }
+        }
+    }
     if reply.endless {
         loop {
             stream.write_all(body).await?;
         }
     }
-    stream.flush().await
+    stream.flush().await?;
+    // Over TLS an end without a word would be a cut.
+    if reply.cut.is_none() { stream.shutdown().await } else { Ok(()) }
 }
 
 /// An image as a registry holds it.
@@ -213,7 +253,8 @@ pub(crate) fn two_layers() -> Image {
 impl Image {
     /// What a good registry answers for `x:1`.
     pub(crate) fn answer(&self, request: &Request) -> Reply {
-        let object = request.path.rsplit('/').next().unwrap_or_default();
+        let path = request.path.split('?').next().unwrap_or_default();
+        let object = path.rsplit('/').next().unwrap_or_default();
         let digest = Digest::of(&self.manifest).to_string();
         if request.path.contains("/manifests/") && (object == "1" || object == digest) {
             return Reply::ok(self.manifest.clone())
@@ -240,6 +281,23 @@ pub(crate) fn store() -> (tempfile::TempDir, Store) {
 
 pub(crate) fn open(dir: &Path) -> Store {
     Store::open(&dir.join("root"), &dir.join("state")).unwrap()
+}
+
+/// A store whose registries may be silent for `patience`, with what `hosts` says about them.
+pub(crate) fn store_with(hosts: Option<&Path>, patience: Duration) -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let hosts_dirs = hosts.into_iter().map(Path::to_owned).collect();
+    let options = Options { hosts_dirs, patience };
+    let store =
+        Store::open_with(&dir.path().join("root"), &dir.path().join("state"), options).unwrap();
+    (dir, store)
+}
+
+/// Describes the registry `name` in a directory of hosts.
+pub(crate) fn describe(hosts: &Path, name: &str, text: &str) {
+    let dir = hosts.join(name);
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("hosts.toml"), text).unwrap();
 }
 
 pub(crate) fn snapshot_dirs(store: &Store) -> usize {

@@ -1,15 +1,33 @@
 //! Answers to a registry's challenge: basic, or a bearer token from the service it names.
 
-use super::http::{Client, read_body};
+use super::{
+    http::{Ask, Client},
+    payload::Payload,
+};
 use crate::{Error, Kind, Result};
+use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http::{HeaderMap, HeaderValue, Method};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, header::AUTHORIZATION};
 use serde::Deserialize;
-use std::sync::{Mutex, PoisonError};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 const LARGEST_TOKEN: u64 = 1 << 20;
 
-/// Who pulls.
+/// Who knows what to show to which host.
+#[async_trait]
+pub trait Credentials: fmt::Debug + Send + Sync {
+    /// What to show to `host`, which asked with `challenges`; nothing is to come as nobody.
+    ///
+    /// # Errors
+    /// When whoever is asked is gone.
+    async fn credential(&self, host: &str, challenges: &[String]) -> Result<Option<Credential>>;
+}
+
+/// Who pulls or pushes.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credential {
     /// A user and a password or access token.
@@ -21,30 +39,52 @@ pub enum Credential {
     },
     /// A finished `Authorization` header.
     Authorization(String),
+    /// An identity token, which the token service changes for others (OAuth 2 refresh token).
+    Identity(String),
 }
 
-impl std::fmt::Debug for Credential {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+#[async_trait]
+impl Credentials for Credential {
+    async fn credential(&self, _: &str, _: &[String]) -> Result<Option<Credential>> {
+        Ok(Some(self.clone()))
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Credential(…)")
     }
 }
 
 impl Credential {
-    fn header(&self) -> String {
+    /// The header that shows it, for those that can be shown so.
+    fn header(&self) -> Option<String> {
         match self {
             Self::Basic { username, password } => {
-                format!("Basic {}", BASE64_STANDARD.encode(format!("{username}:{password}")))
+                let both = BASE64_STANDARD.encode(format!("{username}:{password}"));
+                Some(format!("Basic {both}"))
             }
-            Self::Authorization(header) => header.clone(),
+            Self::Authorization(header) => Some(header.clone()),
+            Self::Identity(_) => None,
         }
     }
 }
 
-/// The state of one repository's authorization.
+/// What is to be done in a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Pull,
+    Push,
+}
+
+/// The state of one repository's authorization at one host.
 #[derive(Debug)]
 pub(super) struct Auth {
-    scope: String,
-    credential: Option<Credential>,
+    host: String,
+    /// What a token has to be good for.
+    scopes: Vec<String>,
+    purpose: Purpose,
+    credentials: Option<Arc<dyn Credentials>>,
     header: Mutex<Option<HeaderValue>>,
 }
 
@@ -54,27 +94,57 @@ struct Token {
     access_token: Option<String>,
 }
 
-fn denied(reason: impl std::fmt::Display) -> Error {
-    Error::new(
-        Kind::Unauthenticated,
-        format!(
-            "pull access denied, repository does not exist or may require authorization: {reason}"
-        ),
-    )
-}
-
 impl Auth {
-    pub(super) fn new(repository: &str, credential: Option<Credential>) -> Self {
+    pub(super) fn new(
+        host: &str,
+        repository: &str,
+        purpose: Purpose,
+        credentials: Option<Arc<dyn Credentials>>,
+    ) -> Self {
+        let actions = match purpose {
+            Purpose::Pull => "pull",
+            Purpose::Push => "pull,push",
+        };
         Self {
-            scope: format!("repository:{repository}:pull"),
-            credential,
+            host: host.to_owned(),
+            scopes: vec![format!("repository:{repository}:{actions}")],
+            purpose,
+            credentials,
             header: Mutex::default(),
         }
     }
 
-    /// No authorization, for the token service itself.
-    fn none() -> Self {
-        Self::new("", None)
+    /// The same, with a token that is also good for pulling from `repository`.
+    pub(super) fn also(&self, repository: &str) -> Self {
+        let more = format!("repository:{repository}:pull");
+        Self {
+            host: self.host.clone(),
+            scopes: self.scopes.iter().cloned().chain([more]).collect(),
+            purpose: self.purpose,
+            credentials: self.credentials.clone(),
+            header: Mutex::default(),
+        }
+    }
+
+    /// No authorization: for the token service itself, and for hosts that were not asked for.
+    pub(super) fn none() -> Self {
+        let header = Mutex::default();
+        let (host, scopes) = (String::new(), Vec::new());
+        Self { host, scopes, purpose: Purpose::Pull, credentials: None, header }
+    }
+
+    fn denied(&self, reason: impl fmt::Display) -> Error {
+        let verb = match self.purpose {
+            Purpose::Pull => "pull",
+            Purpose::Push => "push",
+        };
+        let text = "access denied, repository does not exist or may require authorization";
+        Error::new(Kind::Unauthenticated, format!("{verb} {text}: {}: {reason}", self.host))
+    }
+
+    /// Whether it has an answer to a challenge at all.
+    pub(super) fn answers(&self) -> bool {
+        !self.scopes.is_empty()
     }
 
     /// What to send along, once the registry has asked for it.
@@ -82,10 +152,15 @@ impl Auth {
         self.header.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, header: &str) -> Result<()> {
+    fn value(&self, header: &str) -> Result<HeaderValue> {
         let mut value = HeaderValue::from_str(header)
-            .map_err(|_| denied("the credential does not fit a header"))?;
+            .map_err(|_| self.denied("the credential does not fit a header"))?;
         value.set_sensitive(true);
+        Ok(value)
+    }
+
+    fn set(&self, header: &str) -> Result<()> {
+        let value = self.value(header)?;
         *self.header.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
         Ok(())
     }
@@ -95,56 +170,103 @@ impl Auth {
     /// # Errors
     /// `Unauthenticated` when there is nothing to answer with.
     pub(super) async fn answer(&self, client: &Client, challenges: &[&str]) -> Result<()> {
-        if let Some(Credential::Authorization(header)) = &self.credential {
+        let credential = match &self.credentials {
+            Some(credentials) => {
+                let challenges: Vec<_> = challenges.iter().map(|&c| c.to_owned()).collect();
+                credentials.credential(&self.host, &challenges).await?
+            }
+            None => None,
+        };
+        if let Some(Credential::Authorization(header)) = &credential {
             return self.set(header);
         }
         for challenge in challenges {
             let (scheme, rest) = challenge.split_once(' ').unwrap_or((challenge, ""));
             if scheme.eq_ignore_ascii_case("bearer") {
-                let token = self.token(client, &parameters(rest)).await?;
+                let token = self.token(client, credential.as_ref(), &parameters(rest)).await?;
                 return self.set(&format!("Bearer {token}"));
             }
             if scheme.eq_ignore_ascii_case("basic") {
-                return match &self.credential {
-                    Some(credential) => self.set(&credential.header()),
-                    None => Err(denied("authorization failed: no basic auth credentials")),
+                return match credential.and_then(|credential| credential.header()) {
+                    Some(header) => self.set(&header),
+                    None => Err(self.denied("authorization failed: no basic auth credentials")),
                 };
             }
         }
-        Err(denied("the registry wants an authorization that is not known"))
+        Err(self.denied("the registry wants an authorization that is not known"))
     }
 
-    async fn token(&self, client: &Client, challenge: &[(String, String)]) -> Result<String> {
+    async fn token(
+        &self,
+        client: &Client,
+        credential: Option<&Credential>,
+        challenge: &[(String, String)],
+    ) -> Result<String> {
         let find = |key: &str| challenge.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-        let realm = find("realm").ok_or_else(|| denied("no realm in the challenge"))?;
-        let scope = find("scope").unwrap_or(&self.scope);
-        let mut url = format!("{realm}{}", if realm.contains('?') { '&' } else { '?' });
-        if let Some(service) = find("service") {
-            url = format!("{url}service={}&", escape(service));
-        }
-        url = format!("{url}scope={}", escape(scope));
-        let mut headers = HeaderMap::new();
-        if let Some(credential) = &self.credential {
-            let value = HeaderValue::from_str(&credential.header())
-                .map_err(|_| denied("the credential does not fit a header"))?;
-            headers.insert(http::header::AUTHORIZATION, value);
-        }
+        let realm = find("realm").ok_or_else(|| self.denied("no realm in the challenge"))?;
+        let asked = find("scope").unwrap_or_default().split(' ').filter(|scope| !scope.is_empty());
+        let mut scopes: Vec<&str> = asked.chain(self.scopes.iter().map(String::as_str)).collect();
+        scopes.sort_unstable();
+        scopes.dedup();
+        let mut private = HeaderMap::new();
+        let (method, url, payload) = match credential {
+            Some(Credential::Identity(secret)) => {
+                let mut form = format!(
+                    "grant_type=refresh_token&client_id=strata-containerd&refresh_token={}&scope={}",
+                    escape(secret),
+                    escape(&scopes.join(" "))
+                );
+                if let Some(service) = find("service") {
+                    form = format!("{form}&service={}", escape(service));
+                }
+                let media_type = "application/x-www-form-urlencoded".to_owned();
+                let payload = Payload::Bytes { media_type, bytes: Bytes::from(form) };
+                (Method::POST, realm.to_owned(), payload)
+            }
+            other => {
+                if let Some(header) = other.and_then(Credential::header) {
+                    private.insert(AUTHORIZATION, self.value(&header)?);
+                }
+                let mut query: Vec<_> =
+                    scopes.iter().map(|scope| format!("scope={}", escape(scope))).collect();
+                if let Some(service) = find("service") {
+                    query.insert(0, format!("service={}", escape(service)));
+                }
+                let separator = if realm.contains('?') { '&' } else { '?' };
+                let url = format!("{realm}{separator}{}", query.join("&"));
+                (Method::GET, url, Payload::Nothing)
+            }
+        };
         // The token service is asked plainly: its own challenge would have no answer. The future is
         // boxed because asking for a token is itself a request.
         let none = Self::none();
-        let asked = Box::pin(client.request(Method::GET, &url, &headers, &none));
-        let response = asked.await?;
-        let status = response.status();
+        let ask = Ask {
+            method,
+            url: &url,
+            headers: &HeaderMap::new(),
+            private: &private,
+            payload: &payload,
+            auth: &none,
+            patient: true,
+        };
+        let answer = Box::pin(client.request(ask)).await.map_err(|e| {
+            let what = format!("{}: failed to fetch a token from {realm}", self.host);
+            e.during(what)
+        })?;
+        let status = answer.status();
         if !status.is_success() {
-            return Err(denied(format_args!("failed to fetch anonymous token: {realm}: {status}")));
+            let who = if credential.is_some() { "oauth" } else { "anonymous" };
+            let why = answer.reason().await;
+            return Err(
+                self.denied(format_args!("failed to fetch {who} token: {realm}: {status}{why}"))
+            );
         }
-        let bytes = read_body(response, LARGEST_TOKEN).await?;
-        let token: Token = serde_json::from_slice(&bytes).map_err(denied)?;
-        token
-            .token
-            .or(token.access_token)
-            .filter(|token| !token.is_empty())
-            .ok_or_else(|| denied("authorization server did not include a token in the response"))
+        let bytes = answer.read(LARGEST_TOKEN).await?;
+        let token: Token = serde_json::from_slice(&bytes)
+            .map_err(|e| self.denied(format_args!("token from {realm}: {e}")))?;
+        token.token.or(token.access_token).filter(|token| !token.is_empty()).ok_or_else(|| {
+            self.denied("authorization server did not include a token in the response")
+        })
     }
 }
 

@@ -1,14 +1,16 @@
 //! HTTP as registries need it: redirects, one answer to a challenge, bounded retries, deadlines.
 
-use super::auth::Auth;
+use super::{
+    answer::Answer,
+    auth::Auth,
+    payload::{Body, Payload},
+    tls::{self, Trust},
+};
 use crate::{Error, Kind, Result};
-use bytes::Bytes;
 use http::{
-    HeaderMap, Method, Request, StatusCode, Uri,
+    HeaderMap, HeaderValue, Method, Request, StatusCode, Uri,
     header::{AUTHORIZATION, LOCATION, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE},
 };
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client as HyperClient, connect::HttpConnector},
@@ -17,12 +19,7 @@ use hyper_util::{
 use std::{error::Error as _, sync::OnceLock, time::Duration};
 use tokio::time::{sleep, timeout};
 
-/// How long a registry may be silent before it counts as gone.
-const SILENCE: Duration = Duration::from_secs(30);
 const MOST_REDIRECTS: usize = 10;
-
-pub(super) type Response = http::Response<Incoming>;
-type Body = Empty<Bytes>;
 
 /// One client for plain HTTP and one for TLS, which is made when first asked for: reading the
 /// system's certificates takes longer than most starts.
@@ -30,6 +27,9 @@ type Body = Empty<Bytes>;
 pub(super) struct Client {
     plain: HyperClient<HttpConnector, Body>,
     tls: OnceLock<Result<HyperClient<HttpsConnector<HttpConnector>, Body>>>,
+    trust: Trust,
+    patience: Duration,
+    dial_timeout: Duration,
 }
 
 /// Waits between tries: 0.1 s doubling to 3.2 s, six times.
@@ -53,21 +53,45 @@ impl Backoff {
     }
 }
 
+/// One request, and what may be done for it.
+#[derive(Debug)]
+pub(super) struct Ask<'a> {
+    pub(super) method: Method,
+    pub(super) url: &'a str,
+    /// For whoever answers in the end.
+    pub(super) headers: &'a HeaderMap,
+    /// For the host of the URL alone.
+    pub(super) private: &'a HeaderMap,
+    pub(super) payload: &'a Payload,
+    pub(super) auth: &'a Auth,
+    /// Whether a failure that may pass is waited out; without it the next host is better.
+    pub(super) patient: bool,
+}
+
+/// Why a request has no answer.
+struct Failure {
+    error: Error,
+    /// Nobody was there, which another try at once would not change.
+    unreachable: bool,
+}
+
 impl Client {
-    pub(super) fn new() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(SILENCE));
-        let plain = HyperClient::builder(TokioExecutor::new()).build(connector);
-        Self { plain, tls: OnceLock::new() }
+    /// A client that gives up on whoever is silent for `patience`.
+    pub(super) fn new(trust: Trust, patience: Duration, dial_timeout: Option<Duration>) -> Self {
+        let dial_timeout = dial_timeout.unwrap_or(patience);
+        let plain = HyperClient::builder(TokioExecutor::new()).build(connector(dial_timeout));
+        Self { plain, tls: OnceLock::new(), trust, patience, dial_timeout }
     }
 
     fn tls(&self) -> Result<&HyperClient<HttpsConnector<HttpConnector>, Body>> {
         let make = || {
-            let builder = HttpsConnectorBuilder::new().with_native_roots().map_err(|e| {
-                Error::unavailable(format_args!("this machine has no certificates to trust: {e}"))
-            })?;
-            let connector = builder.https_only().enable_http1().build();
+            let mut inner = connector(self.dial_timeout);
+            inner.enforce_http(false);
+            let connector = HttpsConnectorBuilder::new()
+                .with_tls_config(tls::config(&self.trust)?)
+                .https_only()
+                .enable_http1()
+                .wrap_connector(inner);
             Ok(HyperClient::builder(TokioExecutor::new()).build(connector))
         };
         self.tls.get_or_init(make).as_ref().map_err(Clone::clone)
@@ -75,110 +99,143 @@ impl Client {
 
     /// Sends a request until it has an answer that more tries would not change; any status but those
     /// handled here is the caller's.
-    pub(super) async fn request(
-        &self,
-        method: Method,
-        url: &str,
-        headers: &HeaderMap,
-        auth: &Auth,
-    ) -> Result<Response> {
+    pub(super) async fn request(&self, ask: Ask<'_>) -> Result<Answer> {
         let mut backoff = Backoff::default();
         let mut challenged = false;
         loop {
-            let response = match self.follow(&method, url, headers, auth.header()).await {
-                Ok(response) => response,
-                Err(e) if e.kind == Kind::Unavailable && !e.message.contains("connect") => {
-                    if backoff.wait(None).await.is_err() {
-                        return Err(e);
+            let answer = match self.follow(&ask).await {
+                Ok(answer) => answer,
+                Err(failure) => {
+                    let hopeless = failure.unreachable || failure.error.kind != Kind::Unavailable;
+                    if hopeless || !ask.patient || backoff.wait(None).await.is_err() {
+                        return Err(failure.error);
                     }
                     continue;
                 }
-                Err(e) => return Err(e),
             };
-            let status = response.status();
-            if status == StatusCode::UNAUTHORIZED && !challenged {
+            let status = answer.status();
+            if status == StatusCode::UNAUTHORIZED && !challenged && ask.auth.answers() {
                 challenged = true;
-                let challenges = response.headers().get_all(WWW_AUTHENTICATE);
-                let challenges: Vec<_> =
-                    challenges.iter().filter_map(|v| v.to_str().ok()).collect();
-                auth.answer(self, &challenges).await?;
+                let challenges: Vec<_> = answer.headers(WWW_AUTHENTICATE).collect();
+                ask.auth.answer(self, &challenges).await?;
                 continue;
             }
-            if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-                let wish = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
-                let wish = wish.and_then(|v| v.parse().ok()).map(Duration::from_secs);
-                if backoff.wait(wish).await.is_ok() {
+            let busy =
+                matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
+            if busy || (status.is_server_error() && ask.patient) {
+                let wish = answer.header(RETRY_AFTER).and_then(|v| v.parse().ok());
+                if backoff.wait(wish.map(Duration::from_secs)).await.is_ok() {
                     continue;
                 }
             }
-            return Ok(response);
+            return Ok(answer);
         }
     }
 
-    /// Sends a request and follows redirects; credentials stay with the host they are for.
-    async fn follow(
-        &self,
-        method: &Method,
-        url: &str,
-        headers: &HeaderMap,
-        authorization: Option<http::HeaderValue>,
-    ) -> Result<Response> {
-        let bad =
-            |url: &str, e: &dyn std::fmt::Display| Error::invalid(format_args!("url {url:?}: {e}"));
-        let first: Uri = url.parse().map_err(|e: http::uri::InvalidUri| bad(url, &e))?;
+    /// Sends a request and follows redirects; what is for one host alone stays with it.
+    async fn follow(&self, ask: &Ask<'_>) -> Result<Answer, Failure> {
+        let bad = |url: &str, e: &dyn std::fmt::Display| Failure {
+            error: Error::invalid(format_args!("url {url:?}: {e}")),
+            unreachable: false,
+        };
+        let first: Uri = ask.url.parse().map_err(|e: http::uri::InvalidUri| bad(ask.url, &e))?;
         let mut uri = first.clone();
         for _ in 0..=MOST_REDIRECTS {
-            let mut request = Request::new(Body::new());
-            *request.method_mut() = method.clone();
-            *request.uri_mut() = uri.clone();
-            *request.headers_mut() = headers.clone();
-            request
-                .headers_mut()
-                .insert(USER_AGENT, http::HeaderValue::from_static("strata-containerd"));
-            if uri.authority() != first.authority() || uri.scheme() != first.scheme() {
-                request.headers_mut().remove(AUTHORIZATION);
-            } else if let Some(authorization) = &authorization {
-                request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+            let mut headers = ask.headers.clone();
+            if uri.authority() == first.authority() && uri.scheme() == first.scheme() {
+                headers.extend(ask.private.clone());
+                if let Some(authorization) = ask.auth.header() {
+                    headers.insert(AUTHORIZATION, authorization);
+                }
             }
-            let response = self.send(request).await?;
-            if !response.status().is_redirection() {
-                return Ok(response);
+            headers
+                .entry(USER_AGENT)
+                .or_insert_with(|| HeaderValue::from_static("strata-containerd"));
+            let answer = self.send(&ask.method, &uri, headers, ask.payload).await?;
+            let status = answer.status();
+            let reading = ask.method == Method::GET || ask.method == Method::HEAD;
+            // The other redirects would make a GET of what is written.
+            let again =
+                matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
+            let location = answer.header(LOCATION);
+            match location {
+                Some(location) if again || (reading && status.is_redirection()) => {
+                    uri = join(&uri, location).map_err(|e| bad(location, &e))?;
+                }
+                _ => return Ok(answer),
             }
-            let location = response.headers().get(LOCATION).and_then(|l| l.to_str().ok());
-            let Some(location) = location else { return Ok(response) };
-            uri = join(&uri, location).map_err(|e| bad(location, &e))?;
         }
-        Err(Error::unavailable(format_args!("{url}: stopped after {MOST_REDIRECTS} redirects")))
+        let url = ask.url;
+        let error = format_args!("{url}: stopped after {MOST_REDIRECTS} redirects");
+        Err(Failure { error: Error::precondition(error), unreachable: true })
     }
 
-    async fn send(&self, request: Request<Body>) -> Result<Response> {
-        let what =
-            format!("failed to do request: {} {:?}", request.method(), request.uri().to_string());
-        let sent = match request.uri().scheme_str() {
-            Some("https") => self.tls()?.request(request),
+    async fn send(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: HeaderMap,
+        payload: &Payload,
+    ) -> Result<Answer, Failure> {
+        let plain = shown(uri);
+        let what = format!("failed to do request: {method} {plain:?}");
+        let fail = |kind, reason: String, unreachable| Failure {
+            error: Error::new(kind, format!("{what}: {reason}")),
+            unreachable,
+        };
+        let (body, sent) = payload.body();
+        let mut request = Request::new(body);
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = uri.clone();
+        *request.headers_mut() = headers;
+        payload.describe(request.headers_mut());
+        let mut answered = match uri.scheme_str() {
+            Some("https") => {
+                let tls = self.tls().map_err(|e| fail(e.kind, e.message, true))?;
+                tls.request(request)
+            }
             _ => self.plain.request(request),
         };
-        match timeout(SILENCE, sent).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(e)) => {
-                // The reason is at the end of the chain: refused, reset, a bad certificate.
-                let mut reason = e.to_string();
-                let mut source = e.source();
-                while let Some(inner) = source {
-                    reason = format!("{reason}: {inner}");
-                    source = inner.source();
+        let mut before = sent.count();
+        loop {
+            match timeout(self.patience, &mut answered).await {
+                Ok(Ok(response)) => return Ok(Answer::new(plain, response, self.patience)),
+                Ok(Err(e)) => {
+                    // The reason is at the end of the chain: refused, reset, a bad certificate.
+                    let mut reason = e.to_string();
+                    let mut source = e.source();
+                    while let Some(inner) = source {
+                        reason = format!("{reason}: {inner}");
+                        source = inner.source();
+                    }
+                    return Err(fail(Kind::Unavailable, reason, e.is_connect()));
                 }
-                Err(Error::new(Kind::Unavailable, format!("{what}: {reason}")))
-            }
-            Err(_) => {
-                Err(Error::new(Kind::Unavailable, format!("{what}: no answer within {SILENCE:?}")))
+                // What is being sent takes its time.
+                Err(_) if sent.count() > before => before = sent.count(),
+                Err(_) => {
+                    let reason = format!("no answer within {:?}", self.patience);
+                    return Err(fail(Kind::Unavailable, reason, false));
+                }
             }
         }
     }
 }
 
+fn connector(dial_timeout: Duration) -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(dial_timeout));
+    connector
+}
+
+/// A URL for messages and logs: without its query, in which storage services have signatures.
+fn shown(uri: &Uri) -> String {
+    let text = uri.to_string();
+    text.split('?').next().unwrap_or_default().to_owned()
+}
+
 /// A redirect's target: absolute, or a path on the same host.
-fn join(base: &Uri, location: &str) -> Result<Uri, http::Error> {
+pub(super) fn join(base: &Uri, location: &str) -> Result<Uri, http::Error> {
     let location: Uri = location.parse().map_err(http::Error::from)?;
     if location.scheme().is_some() {
         return Ok(location);
@@ -189,33 +246,4 @@ fn join(base: &Uri, location: &str) -> Result<Uri, http::Error> {
         parts.authority = base.authority().cloned();
     }
     Uri::from_parts(parts).map_err(http::Error::from)
-}
-
-/// The next piece of a body; nothing at its end; a reason when it is cut or silent.
-pub(super) async fn chunk(body: &mut Incoming) -> Result<Option<Bytes>, String> {
-    loop {
-        match timeout(SILENCE, body.frame()).await {
-            Err(_) => return Err(format!("no data for {SILENCE:?}")),
-            Ok(None) => return Ok(None),
-            Ok(Some(Err(e))) => return Err(e.to_string()),
-            Ok(Some(Ok(frame))) => {
-                if let Ok(data) = frame.into_data() {
-                    return Ok(Some(data));
-                }
-            }
-        }
-    }
-}
-
-/// A whole body of at most `limit` bytes.
-pub(super) async fn read_body(response: Response, limit: u64) -> Result<Vec<u8>> {
-    let mut body = response.into_body();
-    let mut bytes = Vec::new();
-    while let Some(piece) = chunk(&mut body).await.map_err(Error::unavailable)? {
-        bytes.extend_from_slice(&piece);
-        if bytes.len() as u64 > limit {
-            return Err(Error::invalid(format_args!("response is larger than {limit} bytes")));
-        }
-    }
-    Ok(bytes)
 }

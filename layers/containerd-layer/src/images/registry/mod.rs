@@ -1,21 +1,30 @@
-//! A client of registries (the OCI distribution spec, read only): redirects, tokens, retries, and
+//! A client of registries (the OCI distribution spec): mirrors, redirects, tokens, retries, and
 //! bodies that resume where they were cut.
 
+mod answer;
 mod auth;
+mod download;
+mod endpoint;
+mod hosts;
 mod http;
+mod payload;
+mod tls;
+mod upload;
 
-pub use auth::Credential;
+pub use auth::{Credential, Credentials};
+pub(super) use upload::Blob;
 
 use super::{Descriptor, LARGEST_MANIFEST, manifest::media, reference::Reference};
-use crate::{Digest, Error, Kind, Result, error::During};
+use crate::{Digest, Error, Result, error::During};
 use ::http::{
     HeaderMap, HeaderValue, Method, StatusCode,
-    header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE},
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE},
 };
-use bytes::Bytes;
-use http::{Backoff, Client, Response, chunk, read_body};
-use std::sync::Arc;
-use tokio::sync::mpsc;
+use auth::Purpose;
+use endpoint::{Endpoint, Tried};
+use http::Client;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tls::Trust;
 
 /// What a manifest may come as.
 const ACCEPTED: &str = "application/vnd.docker.distribution.manifest.v2+json, \
@@ -23,71 +32,147 @@ const ACCEPTED: &str = "application/vnd.docker.distribution.manifest.v2+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.oci.image.index.v1+json, */*";
 
+/// How long a registry may be silent before it counts as gone.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How registries are reached by whoever says nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Directories with a directory for each registry's host (containerd's `config_path`).
+    pub hosts_dirs: Vec<PathBuf>,
+    /// How long a registry may be silent before it counts as gone.
+    pub patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { hosts_dirs: Vec::new(), patience: PATIENCE }
+    }
+}
+
+/// How one image's registry is reached.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// Shown to the registry itself when it asks, never to its mirrors.
+    pub credential: Option<Credential>,
+    /// Asked for each host that asks, mirrors too; outranks `credential`.
+    pub credentials: Option<Arc<dyn Credentials>>,
+    /// In place of the daemon's own directories of hosts.
+    pub hosts_dir: Option<PathBuf>,
+    /// `http` or `https` for a registry that the hosts' directories say nothing about.
+    pub default_scheme: String,
+    /// Sent with every request, to all hosts of the registry.
+    pub headers: HeaderMap,
+}
+
 /// Connections to registries, kept open between pulls.
 #[derive(Debug, Clone)]
 pub struct Registry {
     client: Arc<Client>,
+    options: Options,
 }
 
 impl Registry {
     /// A client without connections yet.
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self { client: Arc::new(Client::new()) })
+    pub fn new(options: Options) -> Self {
+        let client = Client::new(Trust::default(), options.patience, None);
+        Self { client: Arc::new(client), options }
     }
 
-    /// One repository, as `reference` names it.
-    pub fn repository(&self, reference: &Reference, credential: Option<Credential>) -> Repository {
-        Repository {
-            client: Arc::clone(&self.client),
-            base: format!(
-                "{}://{}/v2/{}",
-                reference.scheme(),
-                reference.endpoint(),
-                reference.repository
-            ),
-            auth: auth::Auth::new(&reference.repository, credential),
-            reference: reference.clone(),
-        }
+    /// One repository, as `reference` names it, to pull from.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the file of the hosts' configuration that is not as it should be.
+    pub fn repository(&self, reference: &Reference, access: &Access) -> Result<Repository> {
+        self.open(reference, access, Purpose::Pull)
+    }
+
+    /// The same to push to.
+    pub(super) fn target(&self, reference: &Reference, access: &Access) -> Result<Repository> {
+        self.open(reference, access, Purpose::Push)
+    }
+
+    fn open(&self, reference: &Reference, access: &Access, purpose: Purpose) -> Result<Repository> {
+        let roots = match &access.hosts_dir {
+            Some(root) => std::slice::from_ref(root),
+            None => &self.options.hosts_dirs,
+        };
+        let hosts = hosts::of(roots, &reference.host, &access.default_scheme)?;
+        let endpoints = hosts.into_iter().map(|host| {
+            let plain = host.trust == Trust::default() && host.dial_timeout.is_none();
+            let client = if plain {
+                Arc::clone(&self.client)
+            } else {
+                // Its files may be others the next time.
+                let patience = self.options.patience;
+                Arc::new(Client::new(host.trust.clone(), patience, host.dial_timeout))
+            };
+            Endpoint::new(client, host, reference, access, purpose)
+        });
+        Ok(Repository { endpoints: endpoints.collect(), reference: reference.clone() })
     }
 }
 
-/// One repository of a registry.
+/// One repository of a registry, at all hosts that serve it.
 #[derive(Debug)]
 pub struct Repository {
-    client: Arc<Client>,
-    base: String,
-    auth: auth::Auth,
+    /// In the order in which they are asked.
+    endpoints: Vec<Endpoint>,
     reference: Reference,
 }
 
-fn header(headers: &HeaderMap, name: impl ::http::header::AsHeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
-}
-
 impl Repository {
+    /// The hosts that pull, each with whether it is the last.
+    fn pulling(&self, resolve: bool) -> impl Iterator<Item = (&Endpoint, bool)> {
+        let fit: Vec<_> = self
+            .endpoints
+            .iter()
+            .filter(|e| e.capabilities.pull && (e.capabilities.resolve || !resolve))
+            .collect();
+        let count = fit.len();
+        fit.into_iter().enumerate().map(move |(i, endpoint)| (endpoint, i + 1 == count))
+    }
+
     /// What the reference names at the moment.
     ///
     /// # Errors
-    /// containerd's `failed to resolve reference "…": …`, `NotFound` for a missing image.
+    /// containerd's `failed to resolve reference "…": …`, `NotFound` for a missing image. With
+    /// several hosts, what each of them said.
     pub async fn resolve(&self) -> Result<Descriptor> {
         let name = self.reference.to_string();
-        self.head().await.during(|| format!("failed to resolve reference {name:?}"))
+        let mut tried = Tried::default();
+        // A digest means the same everywhere, a tag what whoever may resolve it says.
+        for (endpoint, last) in self.pulling(self.reference.digest.is_none()) {
+            match self.head(endpoint, last).await {
+                Ok(descriptor) => return Ok(descriptor),
+                Err(e) => tried.add(endpoint, e),
+            }
+        }
+        Err(tried.error("no resolve hosts"))
+            .during(|| format!("failed to resolve reference {name:?}"))
     }
 
-    async fn head(&self) -> Result<Descriptor> {
+    async fn head(&self, endpoint: &Endpoint, last: bool) -> Result<Descriptor> {
         let object = self.reference.object();
-        let response = self.manifest_request(Method::HEAD, object).await?;
-        let headers = response.headers();
-        let media_type = header(headers, CONTENT_TYPE).unwrap_or_default();
+        let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(ACCEPTED))]);
+        let rest = format!("manifests/{object}");
+        let mut answer = endpoint.ask(Method::HEAD, &rest, &headers, last).await?;
+        if answer.status() == StatusCode::METHOD_NOT_ALLOWED {
+            answer = endpoint.ask(Method::GET, &rest, &headers, last).await?;
+        }
+        let answer = endpoint.check(answer, &format!("[manifests {object}]")).await?;
+        let media_type = answer.header(CONTENT_TYPE).unwrap_or_default();
         let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
-        let digest = header(headers, "docker-content-digest").and_then(|d| d.parse().ok());
-        let size = header(headers, CONTENT_LENGTH).and_then(|l| l.parse().ok());
+        let digest: Option<Digest> = match answer.header("docker-content-digest") {
+            Some(digest) => Some(digest.parse().during(|| "Docker-Content-Digest")?),
+            None => None,
+        };
+        let size = answer.header(CONTENT_LENGTH).and_then(|l| l.parse().ok());
         let mut descriptor = match (self.reference.digest.clone().or(digest), size) {
             (Some(digest), Some(size)) => Descriptor::new(&media_type, digest, size),
             // The registry does not say: the manifest itself does.
             _ => {
-                let response = self.manifest_request(Method::GET, object).await?;
-                let bytes = read_body(response, LARGEST_MANIFEST).await?;
+                let bytes = self.document(endpoint, object, last).await?;
                 let digest = Digest::of(&bytes);
                 if let Some(wanted) = &self.reference.digest
                     && *wanted != digest
@@ -111,31 +196,14 @@ impl Repository {
         Ok(descriptor)
     }
 
-    async fn manifest_request(&self, method: Method, object: &str) -> Result<Response> {
+    async fn document(&self, endpoint: &Endpoint, object: &str, last: bool) -> Result<Vec<u8>> {
         let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(ACCEPTED))]);
-        let url = format!("{}/manifests/{object}", self.base);
-        let response = self.client.request(method, &url, &headers, &self.auth).await?;
-        self.check(&response, &format!("[manifests {object}]"))?;
-        Ok(response)
+        let rest = format!("manifests/{object}");
+        let answer = endpoint.ask(Method::GET, &rest, &headers, last).await?;
+        endpoint.check(answer, &format!("[manifests {object}]")).await?.read(LARGEST_MANIFEST).await
     }
 
-    fn check(&self, response: &Response, what: &str) -> Result<()> {
-        let status = response.status();
-        let kind = match status {
-            s if s.is_success() => return Ok(()),
-            StatusCode::NOT_FOUND => return Err(Error::not_found(&self.reference)),
-            StatusCode::UNAUTHORIZED => Kind::Unauthenticated,
-            StatusCode::FORBIDDEN => Kind::PermissionDenied,
-            StatusCode::TOO_MANY_REQUESTS => Kind::ResourceExhausted,
-            s if s.is_server_error() => Kind::Unavailable,
-            _ => Kind::Internal,
-        };
-        let host = self.reference.endpoint();
-        let text = format!("pulling from host {host} failed with status code {what}: {status}");
-        Err(Error::new(kind, text))
-    }
-
-    /// A manifest or index, whole and checked.
+    /// A manifest or index, whole and checked: from the first host that has it as it should be.
     ///
     /// # Errors
     /// `FailedPrecondition` for bytes that are not what the descriptor says.
@@ -143,138 +211,28 @@ impl Repository {
         if descriptor.size > LARGEST_MANIFEST {
             return Err(too_large(descriptor.size));
         }
-        let response = self.manifest_request(Method::GET, descriptor.digest.as_str()).await?;
-        let bytes = read_body(response, LARGEST_MANIFEST).await?;
-        let digest = Digest::of(&bytes);
-        if digest != descriptor.digest {
-            return Err(mismatch(&digest, &descriptor.digest));
-        }
-        Ok(bytes)
-    }
-
-    /// Sends a blob from `offset` on, piece by piece, resuming where the connection is cut. Ends with
-    /// the descriptor's last byte, with an error in the channel, or when the receiver is gone.
-    pub async fn blob(
-        &self,
-        descriptor: &Descriptor,
-        offset: u64,
-        pieces: mpsc::Sender<Result<Bytes>>,
-    ) {
-        if let Err(error) = self.send_blob(descriptor, offset, &pieces).await {
-            // Nobody waits for the error of a download that nobody wants.
-            let _ = pieces.send(Err(error)).await;
-        }
-    }
-
-    async fn send_blob(
-        &self,
-        descriptor: &Descriptor,
-        mut offset: u64,
-        pieces: &mpsc::Sender<Result<Bytes>>,
-    ) -> Result<()> {
-        let mut backoff = Backoff::default();
-        while offset < descriptor.size {
-            let before = offset;
-            let cut = match self.open_blob(descriptor, offset).await {
-                Ok(response) => {
-                    match self.send_body(response, descriptor, &mut offset, pieces).await? {
-                        Ended::Whole => return Ok(()),
-                        Ended::Cut(reason) => reason,
-                    }
-                }
-                // Only what may pass is tried again; the client has retried server errors itself.
-                Err(e) if e.kind == Kind::Unavailable && offset > 0 => e.message,
-                Err(e) => return Err(e),
-            };
-            if offset > before {
-                backoff = Backoff::default();
-            }
-            tracing::info!(digest = %descriptor.digest, offset, cut, "resuming a blob");
-            backoff.wait(None).await.map_err(|_| {
-                Error::unavailable(format_args!(
-                    "{}: {cut} after {offset} of {} bytes",
-                    descriptor.digest, descriptor.size
-                ))
-            })?;
-        }
-        Ok(())
-    }
-
-    async fn open_blob(&self, descriptor: &Descriptor, offset: u64) -> Result<Response> {
-        let mut headers = HeaderMap::new();
-        if offset > 0
-            && let Ok(range) = HeaderValue::from_str(&format!("bytes={offset}-"))
-        {
-            headers.insert(RANGE, range);
-        }
-        let digest = &descriptor.digest;
-        let url = format!("{}/blobs/{digest}", self.base);
-        let response = self.client.request(Method::GET, &url, &headers, &self.auth).await?;
-        if response.status() == StatusCode::NOT_FOUND {
-            return Err(Error::not_found(format_args!("content at {url}")));
-        }
-        self.check(&response, &format!("[blobs {digest}]"))?;
-        Ok(response)
-    }
-
-    async fn send_body(
-        &self,
-        response: Response,
-        descriptor: &Descriptor,
-        offset: &mut u64,
-        pieces: &mpsc::Sender<Result<Bytes>>,
-    ) -> Result<Ended> {
-        let partial = response.status() == StatusCode::PARTIAL_CONTENT;
-        let start = if partial { range_start(response.headers()) } else { Some(0) };
-        // A server without ranges begins again: skip what is here already.
-        let mut skip = match start {
-            Some(start) if start <= *offset => *offset - start,
-            _ => {
-                return Err(Error::precondition(format_args!(
-                    "{}: the registry answered another range than asked for",
-                    descriptor.digest
-                )));
-            }
-        };
-        let length = header(response.headers(), CONTENT_LENGTH).and_then(|l| l.parse::<u64>().ok());
-        if let Some(length) = length
-            && start.unwrap_or(0) + length != descriptor.size
-        {
-            return Err(wrong_size(start.unwrap_or(0) + length, descriptor.size));
-        }
-        let mut body = response.into_body();
-        loop {
-            let mut piece = match chunk(&mut body).await {
-                Ok(Some(piece)) => piece,
-                Ok(None) if *offset == descriptor.size => return Ok(Ended::Whole),
-                Ok(None) => return Ok(Ended::Cut("the body ended early".to_owned())),
-                Err(reason) => return Ok(Ended::Cut(reason)),
-            };
-            let skipped = skip.min(piece.len() as u64);
-            skip -= skipped;
-            let piece = piece.split_off(usize::try_from(skipped).unwrap_or(usize::MAX));
-            if *offset + piece.len() as u64 > descriptor.size {
-                return Err(wrong_size(*offset + piece.len() as u64, descriptor.size));
-            }
-            *offset += piece.len() as u64;
-            if !piece.is_empty() && pieces.send(Ok(piece)).await.is_err() {
-                return Ok(Ended::Whole);
+        let mut tried = Tried::default();
+        for (endpoint, last) in self.pulling(false) {
+            let read = self.document(endpoint, descriptor.digest.as_str(), last).await;
+            match read.and_then(|bytes| verified(bytes, descriptor)) {
+                Ok(bytes) => return Ok(bytes),
+                Err(e) => tried.add(endpoint, e),
             }
         }
+        Err(tried.error("no pull hosts"))
     }
 }
 
-/// How a response's body ended.
-enum Ended {
-    /// With the blob's last byte, or because nobody wants it any more.
-    Whole,
-    /// Before that.
-    Cut(String),
-}
-
-fn range_start(headers: &HeaderMap) -> Option<u64> {
-    let range = header(headers, CONTENT_RANGE)?.strip_prefix("bytes ")?;
-    range.split('-').next()?.parse().ok()
+/// Bytes that are what the descriptor says.
+fn verified(bytes: Vec<u8>, descriptor: &Descriptor) -> Result<Vec<u8>> {
+    let digest = Digest::of(&bytes);
+    if digest != descriptor.digest {
+        return Err(mismatch(&digest, &descriptor.digest));
+    }
+    if bytes.len() as u64 != descriptor.size {
+        return Err(wrong_size(bytes.len() as u64, descriptor.size));
+    }
+    Ok(bytes)
 }
 
 fn mismatch(found: &Digest, wanted: &Digest) -> Error {

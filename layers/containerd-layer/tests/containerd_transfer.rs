@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where something is not as it should be")]
 
+mod support;
+
 use containerd_layer::{
     Config, Engine,
     images::{Descriptor, media},
@@ -20,14 +22,16 @@ use hops::{
                 transfer::v1::TransferRequest,
             },
             types::transfer::{
-                Data, ImageExportStream, ImageImportStream, ImageStore, OciRegistry, WindowUpdate,
+                AuthRequest, AuthResponse, AuthType, Data, ImageExportStream, ImageImportStream,
+                ImageStore, OciRegistry, Progress, RegistryResolver, WindowUpdate,
             },
         },
     },
     trace::Spans,
 };
 use prost::{Message, Name};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use support::{Reply, describe, distribution};
 use tokio::sync::mpsc;
 
 fn any<M: Message + Name>(message: &M) -> Any {
@@ -171,4 +175,142 @@ async fn what_cannot_be_transferred_is_said() {
         let refusal = engine.handle(&cx, transfer(from, to)).await.unwrap_err();
         assert_eq!(refusal.kind, kind, "{what}: {refusal}");
     }
+}
+
+/// Answers every question for credentials as `answer` says, and notes the questions.
+async fn credentials(
+    face: &dyn Containerd,
+    cx: &Cx,
+    id: &str,
+    answer: AuthResponse,
+) -> Arc<Mutex<Vec<AuthRequest>>> {
+    let (send, mut questions) = open(face, cx, id).await;
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Some(Ok(question)) = questions.next().await {
+            noted.lock().unwrap().push(AuthRequest::decode(question.value.as_slice()).unwrap());
+            if send.send(any(&answer)).await.is_err() {
+                return;
+            }
+        }
+    });
+    asked
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_goes_to_a_registry_and_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let hosts = dir.path().join("hosts");
+    let Some(real) = distribution::registry(dir.path()) else { return };
+    describe(&hosts, "daemon.test", &format!("server = \"http://{}\"\n", real.host));
+    let config = Config {
+        root: dir.path().join("root"),
+        state: dir.path().join("state"),
+        address: dir.path().join("c.sock"),
+        hosts_dirs: vec![hosts],
+        ..Config::default()
+    };
+    let server = Server::listen(&config).unwrap();
+    let engine = Engine::open(&config, Spans::disabled()).await.unwrap();
+    let name = "docker.io/library/seed:1";
+    seed(&engine, "from", name);
+    tokio::spawn(server.serve(engine, Spans::disabled(), std::future::pending()));
+    let face: Arc<dyn Containerd> = Arc::new(wire::grpc::Client::new(&config.address));
+    let (from, to) = (Cx::background().in_namespace("from"), Cx::background().in_namespace("to"));
+    let registry = |reference: &str, resolver: RegistryResolver| {
+        any(&OciRegistry { reference: reference.into(), resolver: Some(resolver) })
+    };
+
+    // Where the daemon's own configuration says, with the client told how far it is.
+    let (_progress, mut steps) = open(&*face, &from, "steps").await;
+    let mut push = transfer(store(name), registry("daemon.test/seed:1", Default::default()));
+    push.options = Some(hops::proto::containerd::services::transfer::v1::TransferOptions {
+        progress_stream: "steps".into(),
+    });
+    face.handle(&from, push).await.unwrap();
+    let mut events = Vec::new();
+    while let Ok(Some(step)) =
+        tokio::time::timeout(std::time::Duration::from_millis(200), steps.next()).await
+    {
+        events.push(Progress::decode(step.unwrap().value.as_slice()).unwrap().event);
+    }
+    assert!(events.iter().any(|event| event == "uploading"), "{events:?}");
+    assert_eq!(events.iter().filter(|event| *event == "complete").count(), 3, "{events:?}");
+
+    // Back from where the client says, which outranks the daemon's.
+    let other = dir.path().join("other");
+    describe(&other, "client.test", &format!("server = \"http://{}\"\n", real.host));
+    let resolver = RegistryResolver { host_dir: other.display().to_string(), ..Default::default() };
+    let pull = transfer(registry("client.test/seed:1", resolver.clone()), store(""));
+    face.handle(&to, pull).await.unwrap();
+    assert_eq!(target(&*face, &to, "client.test/seed:1").await, target(&*face, &from, name).await);
+    let lost = transfer(registry("daemon.test/seed:1", resolver), store(""));
+    let refusal = face.handle(&to, lost).await.unwrap_err();
+    assert_eq!(refusal.kind, Kind::Unavailable, "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_client_says_who_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        root: dir.path().join("root"),
+        state: dir.path().join("state"),
+        address: dir.path().join("c.sock"),
+        ..Config::default()
+    };
+    let server = Server::listen(&config).unwrap();
+    let engine = Engine::open(&config, Spans::disabled()).await.unwrap();
+    let name = "docker.io/library/seed:1";
+    seed(&engine, "x", name);
+    tokio::spawn(server.serve(engine, Spans::disabled(), std::future::pending()));
+    let face: Arc<dyn Containerd> = Arc::new(wire::grpc::Client::new(&config.address));
+    let cx = Cx::background().in_namespace("x");
+
+    let registry = support::Registry::serve(|request| {
+        match request.headers.get("authorization").map(String::as_str) {
+            Some("Basic dTpw" | "Own word") if request.method == "HEAD" => Reply::status(200),
+            Some("Basic dTpw" | "Own word") => Reply::status(201),
+            _ => Reply::status(401).header("WWW-Authenticate", "Basic realm=\"x\""),
+        }
+    })
+    .await;
+    let reference = format!("{}/seed:1", registry.host);
+    let as_user = |secret: &str, auth_type| AuthResponse {
+        auth_type: i32::from(auth_type),
+        username: if auth_type == AuthType::Credentials { "u".into() } else { String::new() },
+        secret: secret.into(),
+        ..Default::default()
+    };
+    let cases = [
+        (as_user("p", AuthType::Credentials), None),
+        (as_user("Own word", AuthType::Header), None),
+        (as_user("wrong", AuthType::Credentials), Some("401 Unauthorized")),
+        (as_user("", AuthType::Refresh), Some("no basic auth credentials")),
+    ];
+    for (i, (answer, fails)) in cases.into_iter().enumerate() {
+        let id = format!("creds-{i}");
+        let asked = credentials(&*face, &cx, &id, answer).await;
+        let resolver = RegistryResolver {
+            auth_stream: id,
+            headers: [("x-mine".to_owned(), "1".to_owned())].into(),
+            default_scheme: "http".into(),
+            ..Default::default()
+        };
+        let to = OciRegistry { reference: reference.clone(), resolver: Some(resolver) };
+        let pushed = face.handle(&cx, transfer(store(name), any(&to))).await;
+        match (pushed, fails) {
+            (Ok(_), None) => {}
+            (Err(e), Some(words)) if e.kind == Kind::Unauthenticated => {
+                assert!(e.to_string().contains(words), "{i}: {e}");
+            }
+            (pushed, _) => panic!("{i}: {pushed:?}"),
+        }
+        let asked = asked.lock().unwrap();
+        assert!(!asked.is_empty(), "{i}");
+        assert!(asked.iter().all(|q| q.host == registry.host && q.reference == reference));
+        assert!(asked[0].wwwauthenticate[0].starts_with("Basic "), "{asked:?}");
+    }
+    let requests = registry.requests.lock().unwrap();
+    assert!(requests.iter().all(|r| r.headers.get("x-mine").map(String::as_str) == Some("1")));
 }

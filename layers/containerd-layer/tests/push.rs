@@ -142,6 +142,35 @@ async fn the_real_registry_takes_what_a_platform_needs() {
 }
 
 #[tokio::test]
+async fn a_push_that_is_given_up_leaves_no_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(registry) = registry(dir.path()) else { return };
+    let (_dir, store) = store();
+    let target = put(&store, &two_layers());
+    let name = format!("{}/x:1", registry.host);
+    named(&store, &name, target.clone());
+    // The caller goes away as soon as a layer is on its way.
+    let begun = Arc::new(tokio::sync::Notify::new());
+    let tell = Arc::clone(&begun);
+    let mut push = Push::new("ns", &name);
+    push.progress = Some(Arc::new(move |p| {
+        if p.media_type.contains("layer") && p.offset > 0 {
+            tell.notify_one();
+        }
+    }));
+    tokio::select! {
+        () = begun.notified() => {}
+        done = store.push(push) => panic!("{done:?} before anything was sent"),
+    }
+    let url = format!("docker://{name}");
+    let inspect = ["inspect", "--tls-verify=false", "--raw", url.as_str()];
+    let missing = skopeo(&inspect).unwrap_err();
+    assert!(missing.contains("unknown"), "{missing}");
+    store.push(Push::new("ns", &name)).await.unwrap();
+    assert_eq!(Digest::of(skopeo(&inspect).unwrap().as_bytes()), target.digest);
+}
+
+#[tokio::test]
 async fn the_real_registry_mounts_and_asks_for_a_password() {
     let dir = tempfile::tempdir().unwrap();
     // htpasswd's bcrypt of `p`, as `htpasswd -Bbn u p` makes it.

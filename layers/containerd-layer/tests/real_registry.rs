@@ -5,13 +5,12 @@
 mod support;
 
 use containerd_layer::{
-    Digest, Kind, Store,
+    Kind, Store,
     filters::Filters,
     images::{media, pull::Pull},
 };
-use std::{fs, path::Path, process::Command};
+use std::{fs, process::Command};
 use support::{
-    Image,
     distribution::{Registry, registry},
     gzip, image, store, tar_of,
 };
@@ -33,24 +32,6 @@ fn read(store: &Store, name: &str) -> Vec<u8> {
     fs::read(overlay.directory("ns", &layer.name).unwrap().join(name)).unwrap()
 }
 
-/// Writes an image as an OCI layout, and answers skopeo's name of it.
-fn layout(dir: &Path, image: &Image) -> String {
-    fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
-    let manifest = Digest::of(&image.manifest);
-    for (digest, bytes) in image.blobs.iter().chain([(&manifest.to_string(), &image.manifest)]) {
-        let name = digest.trim_start_matches("sha256:");
-        fs::write(dir.join("blobs/sha256").join(name), bytes).unwrap();
-    }
-    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-    let index = format!(
-        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{}","digest":"{manifest}","size":{},"annotations":{{"org.opencontainers.image.ref.name":"1"}}}}]}}"#,
-        media::OCI_MANIFEST,
-        image.manifest.len()
-    );
-    fs::write(dir.join("index.json"), index).unwrap();
-    format!("oci:{}:1", dir.display())
-}
-
 #[tokio::test]
 async fn formats_and_compressions() {
     let dir = tempfile::tempdir().unwrap();
@@ -58,7 +39,7 @@ async fn formats_and_compressions() {
     let program = fs::read("/bin/busybox").unwrap_or_else(|_| vec![7; 1 << 20]);
     let layer = tar_of(&[("busybox", &program)]);
     let packed = image(&[(layer.clone(), gzip(&layer))]);
-    let from = layout(&dir.path().join("gzip"), &packed);
+    let from = support::layout(&dir.path().join("gzip"), &packed);
     push(&registry, &from, "oci", &["--preserve-digests"]);
     push(&registry, &from, "docker", &["--format", "v2s2"]);
     let mut tags = vec![("oci", media::OCI_MANIFEST), ("docker", media::DOCKER_MANIFEST)];
@@ -68,7 +49,7 @@ async fn formats_and_compressions() {
             let mut packed = image(&[(layer, out.stdout)]);
             let manifest = String::from_utf8(packed.manifest).unwrap();
             packed.manifest = manifest.replace("tar+gzip", "tar+zstd").into_bytes();
-            let from = layout(&dir.path().join("zstd"), &packed);
+            let from = support::layout(&dir.path().join("zstd"), &packed);
             push(&registry, &from, "zstd", &["--preserve-digests"]);
             tags.push(("zstd", media::OCI_MANIFEST));
         }

@@ -83,9 +83,10 @@ impl Store {
     /// `Unavailable` for a registry that is gone.
     pub async fn push(&self, push: Push) -> Result<Descriptor> {
         let reference = Reference::parse(&push.reference)?;
-        let _together = self.collecting().read().await;
         let repository = self.registry().target(&reference, &push.access)?;
         let asked = push.clone();
+        // The garbage collector is not held off: a push can take long, and what it pushes is an
+        // image, which the collector leaves alone unless somebody removes it meanwhile.
         let (target, plan) = self.blocking(move |store| plan(store, &asked)).await?;
         let pushing = async {
             let blobs = plan.blobs.into_iter().map(|descriptor| async {

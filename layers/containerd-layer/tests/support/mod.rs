@@ -49,6 +49,8 @@ pub(crate) struct Reply {
     pub(crate) endless: bool,
     /// Wait so long before every byte of the body.
     pub(crate) drip: Option<Duration>,
+    /// Keep the connection after the body, and say nothing.
+    pub(crate) stall: bool,
     /// Wait so long before the head.
     pub(crate) late: Duration,
 }
@@ -168,6 +170,9 @@ async fn answer(
         }
     }
     stream.flush().await?;
+    if reply.stall {
+        std::future::pending::<()>().await;
+    }
     // Over TLS an end without a word would be a cut.
     if reply.cut.is_none() { stream.shutdown().await } else { Ok(()) }
 }
@@ -270,6 +275,24 @@ impl Image {
             None => Reply::ok(blob.clone()),
         }
     }
+}
+
+/// Writes an image as an OCI layout, and answers skopeo's name of it.
+pub(crate) fn layout(dir: &Path, image: &Image) -> String {
+    std::fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
+    let manifest = Digest::of(&image.manifest);
+    for (digest, bytes) in image.blobs.iter().chain([(&manifest.to_string(), &image.manifest)]) {
+        let name = digest.trim_start_matches("sha256:");
+        std::fs::write(dir.join("blobs/sha256").join(name), bytes).unwrap();
+    }
+    std::fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{}","digest":"{manifest}","size":{},"annotations":{{"org.opencontainers.image.ref.name":"1"}}}}]}}"#,
+        image.media_type,
+        image.manifest.len()
+    );
+    std::fs::write(dir.join("index.json"), index).unwrap();
+    format!("oci:{}:1", dir.display())
 }
 
 /// A store in a fresh directory.

@@ -1,4 +1,4 @@
-//! Blobs named by their digest: `io.containerd.content.v1.content/{blobs/sha256/<hex>,ingest/<id>}`,
+//! Blobs named by their digest: `io.containerd.content.v1.content/{blobs/<algorithm>/<hex>,ingest/<id>}`,
 //! containerd's own layout.
 //!
 //! A blob is written beside its final place, hashed on the way, fsynced, renamed, and only then
@@ -11,6 +11,7 @@ pub use writer::{IngestStatus, Writer, WriterOptions};
 
 use crate::{
     Digest, Error, Result,
+    digest::Algorithm,
     error::At,
     filters::Filters,
     metadata::{Change, Content, Labels, Metadata, identifier},
@@ -87,18 +88,21 @@ impl ContentStore {
     /// Opens the blobs under `root` and removes those that no record knows.
     pub(crate) fn open(root: &Path, metadata: Arc<Metadata>) -> Result<Self> {
         let root = root.join("io.containerd.content.v1.content");
-        let (blobs, ingest) = (root.join("blobs/sha256"), root.join("ingest"));
-        for dir in [&blobs, &ingest] {
+        let (blobs, ingest) = (root.join("blobs"), root.join("ingest"));
+        let folders = Algorithm::ALL.map(|algorithm| (algorithm, blobs.join(algorithm.name())));
+        for dir in folders.iter().map(|(_, folder)| folder).chain([&ingest]) {
             fs::create_dir_all(dir).at("creating", dir)?;
         }
         let known: HashSet<String> =
             metadata.view()?.all::<Content>()?.into_iter().map(|(_, name, _)| name).collect();
-        for entry in fs::read_dir(&blobs).at("listing", &blobs)? {
-            let entry = entry.at("listing", &blobs)?;
-            let name = entry.file_name();
-            if !known.contains(&format!("sha256:{}", name.to_string_lossy())) {
-                tracing::info!(blob = ?name, "removing a blob that no namespace knows");
-                fs::remove_file(entry.path()).at("removing", entry.path())?;
+        for (algorithm, folder) in &folders {
+            for entry in fs::read_dir(folder).at("listing", folder)? {
+                let entry = entry.at("listing", folder)?;
+                let name = entry.file_name();
+                if !known.contains(&format!("{}:{}", algorithm.name(), name.to_string_lossy())) {
+                    tracing::info!(blob = ?name, "removing a blob that no namespace knows");
+                    fs::remove_file(entry.path()).at("removing", entry.path())?;
+                }
             }
         }
         Ok(Self(Arc::new(Inner {
@@ -112,7 +116,7 @@ impl ContentStore {
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
-        self.0.blobs.join(digest.hex())
+        self.0.blobs.join(digest.algorithm().name()).join(digest.hex())
     }
 
     /// What a namespace knows about a blob.
@@ -153,7 +157,7 @@ impl ContentStore {
     /// A small blob, such as a manifest, checked against its digest again.
     pub fn read(&self, ns: &str, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
         let bytes = self.reader(ns, digest)?.read_all(limit)?;
-        let found = Digest::of(&bytes);
+        let found = Digest::by(digest.algorithm(), &bytes);
         if found != *digest {
             return Err(Error::data_loss(format_args!("content {digest} on disk is {found}")));
         }
@@ -218,7 +222,14 @@ impl ContentStore {
 
     /// Writes a small blob in one go; one that is there already is not an error.
     pub fn put(&self, ns: &str, bytes: &[u8], labels: Labels) -> Result<Digest> {
-        let digest = Digest::of(bytes);
+        self.put_as(ns, bytes, Digest::of(bytes), labels)
+    }
+
+    /// As [`Self::put`], under a digest that may be made another way.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when it is not that of `bytes`.
+    pub fn put_as(&self, ns: &str, bytes: &[u8], digest: Digest, labels: Labels) -> Result<Digest> {
         // Two writers of the same blob do not wait for each other: the later one finds it there.
         let number = self.0.puts.fetch_add(1, Ordering::Relaxed);
         let options = WriterOptions {

@@ -3,7 +3,7 @@
 use super::{ContentStore, lock};
 use crate::{
     Digest, Error, Result,
-    digest::Hasher,
+    digest::{Algorithm, Hasher},
     error::At,
     metadata::{Content, Labels, identifier},
 };
@@ -77,7 +77,8 @@ impl Writer {
         let key = key(ns, &options.reference);
         claim(store, &key, &options.reference)?;
         let dir = dir(store, &key);
-        let opened = open_data(&dir, &key, options.total);
+        let algorithm = options.expected.as_ref().map(Digest::algorithm).unwrap_or_default();
+        let opened = open_data(&dir, &key, options.total, algorithm);
         let (file, hasher, offset) = match opened {
             Ok(opened) => opened,
             Err(e) => {
@@ -133,7 +134,7 @@ impl Writer {
         if self.offset > 0 {
             self.file.set_len(0).at("truncating", &self.dir)?;
             self.file.rewind().at("truncating", &self.dir)?;
-            self.hasher = Hasher::default();
+            self.hasher = Hasher::new(self.hasher.algorithm());
             self.offset = 0;
         }
         Ok(())
@@ -144,14 +145,27 @@ impl Writer {
     /// # Errors
     /// `FailedPrecondition` for another size or digest than expected (the write then can be resumed
     /// or aborted), `AlreadyExists` when this namespace has the blob.
-    pub fn commit(self, size: u64, expected: Option<&Digest>, labels: Labels) -> Result<Digest> {
+    pub fn commit(
+        mut self,
+        size: u64,
+        expected: Option<&Digest>,
+        labels: Labels,
+    ) -> Result<Digest> {
         identifier::validate_labels(&labels)?;
-        let expected = expected.or(self.options.expected.as_ref());
+        let expected = expected.or(self.options.expected.as_ref()).cloned();
+        let expected = expected.as_ref();
         if size > 0 && size != self.offset {
             return Err(Error::precondition(format_args!(
                 "unexpected commit size {}, expected {size}",
                 self.offset
             )));
+        }
+        // What it is to be called may only now be known.
+        if let Some(expected) = expected
+            && expected.algorithm() != self.hasher.algorithm()
+        {
+            let mut file = self.written()?;
+            self.hasher = hash(&mut file, expected.algorithm(), &self.dir)?.0;
         }
         let digest = self.digest();
         if let Some(expected) = expected
@@ -171,7 +185,8 @@ impl Writer {
             let data = self.dir.join("data");
             fs::set_permissions(&data, Permissions::from_mode(0o444)).at("sealing", &data)?;
             fs::rename(&data, &path).at("renaming to", &path)?;
-            File::open(&inner.blobs).and_then(|d| d.sync_all()).at("syncing", &inner.blobs)?;
+            let folder = path.parent().unwrap_or(&inner.blobs);
+            File::open(folder).and_then(|d| d.sync_all()).at("syncing", folder)?;
         }
         let recorded = record(&self.store, &self.ns, &digest, self.offset, labels, &self.options);
         fs::remove_dir_all(&self.dir).at("removing", &self.dir)?;
@@ -243,7 +258,12 @@ fn claim(store: &ContentStore, key: &str, reference: &str) -> Result<()> {
 }
 
 /// Opens `data` at its end, with what is there hashed.
-fn open_data(dir: &Path, key: &str, total: u64) -> Result<(File, Hasher, u64)> {
+fn open_data(
+    dir: &Path,
+    key: &str,
+    total: u64,
+    algorithm: Algorithm,
+) -> Result<(File, Hasher, u64)> {
     let data = dir.join("data");
     if !dir.join("ref").exists() {
         fs::create_dir_all(dir).at("creating", dir)?;
@@ -259,11 +279,17 @@ fn open_data(dir: &Path, key: &str, total: u64) -> Result<(File, Hasher, u64)> {
         .write(true)
         .open(&data)
         .at("opening", &data)?;
-    let (mut hasher, mut offset) = (Hasher::default(), 0);
+    let (hasher, offset) = hash(&mut file, algorithm, &data)?;
+    Ok((file, hasher, offset))
+}
+
+/// Hashes a file to its end, and answers how far that is.
+fn hash(file: &mut File, algorithm: Algorithm, name: &Path) -> Result<(Hasher, u64)> {
+    let (mut hasher, mut offset) = (Hasher::new(algorithm), 0);
     let mut buffer = vec![0; 1 << 16];
     loop {
-        match file.read(&mut buffer).at("reading", &data)? {
-            0 => return Ok((file, hasher, offset)),
+        match file.read(&mut buffer).at("reading", name)? {
+            0 => return Ok((hasher, offset)),
             n => {
                 hasher.update(&buffer[..n]);
                 offset += n as u64;

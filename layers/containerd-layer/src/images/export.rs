@@ -90,7 +90,7 @@ fn describe(name: &str, manifest: &Manifest) -> DockerImage {
 }
 
 fn path(digest: &Digest) -> String {
-    format!("blobs/sha256/{}", digest.hex())
+    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }
 
 struct Export<'a, W: Write> {

@@ -17,6 +17,7 @@ use crate::{
         compression::Decoder,
         tar::{Archive, Entry, Kind as EntryKind},
     },
+    digest::Algorithm,
     error::During,
     metadata::{Image, Labels},
 };
@@ -216,7 +217,9 @@ impl Contents<'_> {
             self.documents.insert(name, bytes);
             return Ok(());
         }
-        let wanted = name.strip_prefix("blobs/sha256/").map(|hex| format!("sha256:{hex}").parse());
+        let parts = name.strip_prefix("blobs/").and_then(|name| name.split_once('/'));
+        let known = parts.filter(|(word, _)| Algorithm::ALL.iter().any(|a| a.name() == *word));
+        let wanted = known.map(|(algorithm, hex)| format!("{algorithm}:{hex}").parse());
         let wanted: Option<Digest> =
             wanted.transpose().during(|| format!("archive entry {name:?}"))?;
         let digest =

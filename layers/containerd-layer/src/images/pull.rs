@@ -156,8 +156,11 @@ impl Store {
         }
         let mut labels = layers.labels.clone();
         labels.extend(references(&bytes)?);
-        let ns = layers.ns.clone();
-        self.blocking(move |store| store.content().put(&ns, &bytes, labels).map(|_| bytes)).await
+        let (ns, digest) = (layers.ns.clone(), digest.clone());
+        self.blocking(move |store| {
+            store.content().put_as(&ns, &bytes, digest, labels).map(|_| bytes)
+        })
+        .await
     }
 
     /// Refuses sizes that contradict each other or what is here: what has two sizes is two things.

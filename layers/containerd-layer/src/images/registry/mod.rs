@@ -173,8 +173,10 @@ impl Repository {
             // The registry does not say: the manifest itself does.
             _ => {
                 let bytes = self.document(endpoint, object, last).await?;
-                let digest = Digest::of(&bytes);
-                if let Some(wanted) = &self.reference.digest
+                let wanted = self.reference.digest.as_ref();
+                let algorithm = wanted.map(Digest::algorithm).unwrap_or_default();
+                let digest = Digest::by(algorithm, &bytes);
+                if let Some(wanted) = wanted
                     && *wanted != digest
                 {
                     return Err(mismatch(&digest, wanted));
@@ -225,7 +227,7 @@ impl Repository {
 
 /// Bytes that are what the descriptor says.
 fn verified(bytes: Vec<u8>, descriptor: &Descriptor) -> Result<Vec<u8>> {
-    let digest = Digest::of(&bytes);
+    let digest = Digest::by(descriptor.digest.algorithm(), &bytes);
     if digest != descriptor.digest {
         return Err(mismatch(&digest, &descriptor.digest));
     }

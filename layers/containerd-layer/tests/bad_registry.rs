@@ -308,6 +308,32 @@ async fn authorization() {
 }
 
 #[tokio::test]
+async fn a_password_in_a_header_gets_a_token() {
+    // The CRI's and Docker's clients hand on what they have as a header.
+    for (header, realm_asked) in [("Basic dTpw", 1), ("Bearer T", 0)] {
+        let image = two_layers();
+        let registry = Registry::serve(move |request| {
+            let shown = request.headers.get("authorization").map(String::as_str);
+            if request.path.starts_with("/token") {
+                assert_eq!(shown, Some("Basic dTpw"));
+                return Reply::ok(br#"{"token":"T"}"#.to_vec());
+            }
+            if shown == Some("Bearer T") {
+                return image.answer(request);
+            }
+            let challenge = format!("Bearer realm=\"http://{}/token\"", request.headers["host"]);
+            Reply::status(401).header("WWW-Authenticate", &challenge)
+        })
+        .await;
+        let (_dir, store) = store();
+        let mut request = Pull::new("ns", &format!("{}/x:1", registry.host));
+        request.access.credential = Some(Credential::Authorization(header.to_owned()));
+        store.pull(request).await.unwrap();
+        assert_eq!(registry.asked("GET", "/token"), realm_asked, "{header}");
+    }
+}
+
+#[tokio::test]
 async fn an_index_without_this_platform() {
     let mut index = two_layers();
     index.media_type = media::OCI_INDEX.to_owned();

@@ -16,12 +16,14 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use support::{
     Image, Registry, Reply, Request, describe,
     distribution::{registry, registry_with},
-    image, store, store_with, tar_of, two_layers,
+    image,
+    pki::Pki,
+    store, store_with, tar_of, two_layers,
 };
 
 /// Puts an image into a store as if it had been pulled, and answers its manifest's descriptor.
@@ -215,6 +217,74 @@ async fn the_real_registry_mounts_and_asks_for_a_password() {
     assert_eq!(sent.load(Ordering::SeqCst), 0, "blobs that could be mounted were sent");
     let url = format!("docker://{}/second/x:1", registry.host);
     skopeo(&["inspect", "--tls-verify=false", "--creds", "u:p", &url]).unwrap();
+}
+
+/// A token service for the real registry: what is asked for is granted to `u`, and signed.
+async fn token_service(pki: Arc<Pki>) -> Registry {
+    Registry::serve(move |request| {
+        if request.headers.get("authorization").map(String::as_str) != Some("Basic dTpw") {
+            return Reply::status(401);
+        }
+        let query = request.path.split_once('?').unwrap().1;
+        let access: Vec<_> = query
+            .split('&')
+            .filter_map(|pair| pair.strip_prefix("scope="))
+            .filter_map(|scope| {
+                let parts: Vec<_> = scope.split(':').collect();
+                let [kind, name, actions] = parts[..] else { return None };
+                let actions: Vec<_> = actions.split(',').collect();
+                Some(serde_json::json!({ "type": kind, "name": name, "actions": actions }))
+            })
+            .collect();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let claims = serde_json::json!({
+            "iss": "test", "sub": "u", "aud": "registry", "jti": "1", "access": access,
+            "iat": now, "nbf": now - 60, "exp": now + 600,
+        });
+        Reply::ok(serde_json::json!({ "token": pki.jwt("token", &claims) }).to_string().into())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_real_registry_sends_for_a_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(pki) = Pki::new(dir.path()) else { return };
+    pki.rsa("token");
+    let bundle = pki.file("token.crt");
+    let tokens = token_service(Arc::new(pki)).await;
+    let more = format!(
+        "auth: {{token: {{realm: \"http://{}/token\", service: registry, issuer: test, \
+         rootcertbundle: {}}}}}\n",
+        tokens.host,
+        bundle.display()
+    );
+    let Some(registry) = registry_with(dir.path(), &more) else { return };
+    let (_dir, store) = store();
+    let target = put(&store, &two_layers());
+    let name = format!("{}/first/x:1", registry.host);
+    named(&store, &name, target.clone());
+    let error = store.push(Push::new("ns", &name)).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Unauthenticated);
+    assert!(error.message.contains("failed to fetch anonymous token"), "{error}");
+    let user = || Some(Credential::Basic { username: "u".to_owned(), password: "p".to_owned() });
+    let mut push = Push::new("ns", &name);
+    push.access.credential = user();
+    store.push(push).await.unwrap();
+
+    let (_other, other) = support::store();
+    let mut pull = Pull::new("ns", &name);
+    pull.access.credential = user();
+    assert_eq!(other.pull(pull).await.unwrap().target.digest, target.digest);
+    let mut push = Push::new("ns", &name);
+    push.reference = format!("{}/second/x:1", registry.host);
+    push.access.credential = user();
+    other.push(push).await.unwrap();
+    // To be mounted, a blob has to be readable where it is.
+    let mounting = "scope=repository:first/x:pull&scope=repository:second/x:pull,push";
+    assert!(tokens.asked("GET", mounting) > 0, "{:?}", tokens.requests.lock().unwrap());
+    let blobs = dir.path().join("registry/docker/registry/v2/repositories/second/x/_uploads");
+    assert!(!blobs.exists() || std::fs::read_dir(blobs).unwrap().next().is_none());
 }
 
 /// A registry in memory that takes what is pushed, as far as `answer` lets it.
@@ -438,7 +508,8 @@ async fn a_token_is_asked_for_pushing() {
         store.push(push).await.unwrap();
     }
     let asked = tokens.requests.lock().unwrap();
-    let [first, .., last] = &asked[..] else { panic!("{asked:?}") };
+    // One for each push, though three blobs are asked for at once.
+    let [first, last] = &asked[..] else { panic!("{asked:?}") };
     assert!(
         first.path.contains("scope=repository:x:pull&scope=repository:x:pull,push"),
         "{asked:?}"

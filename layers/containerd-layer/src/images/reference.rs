@@ -62,7 +62,9 @@ impl Reference {
             return Err(bad("object required"));
         }
         let fine = |b: u8| b.is_ascii_alphanumeric() || b".-:[]".contains(&b);
-        if !host.bytes().all(fine) {
+        // A host is the name of a directory as well (`certs.d`): it must not lead out of there.
+        let begins = host.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[');
+        if !begins || !host.bytes().all(fine) {
             return Err(bad("invalid host"));
         }
         Ok(Self { host: host.to_owned(), repository: repository.to_owned(), tag, digest })
@@ -71,17 +73,6 @@ impl Reference {
     /// Where the registry of this name is: Docker Hub has another host than its name.
     pub fn endpoint(&self) -> &str {
         if self.host == "docker.io" { "registry-1.docker.io" } else { &self.host }
-    }
-
-    /// `http` for this very machine, as containerd has it, else `https`.
-    pub fn scheme(&self) -> &'static str {
-        let host = match self.host.strip_prefix('[') {
-            Some(v6) => v6.split(']').next().unwrap_or_default(),
-            None => self.host.split(':').next().unwrap_or_default(),
-        };
-        let local = host == "localhost"
-            || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-        if local { "http" } else { "https" }
     }
 
     /// What to ask the registry for: the digest, else the tag.
@@ -133,19 +124,18 @@ mod tests {
     #[test]
     fn full_names() {
         let digest = Digest::of(b"");
-        for (text, host, repository, object, scheme) in [
-            ("docker.io/library/busybox:1", "docker.io", "library/busybox", "1", "https"),
-            ("localhost:5000/a/b:x", "localhost:5000", "a/b", "x", "http"),
-            ("127.0.0.1:5000/a:x", "127.0.0.1:5000", "a", "x", "http"),
-            ("[::1]:5000/a:x", "[::1]:5000", "a", "x", "http"),
-            (&format!("r.io/a:x@{digest}"), "r.io", "a", digest.as_str(), "https"),
+        for (text, host, repository, object) in [
+            ("docker.io/library/busybox:1", "docker.io", "library/busybox", "1"),
+            ("localhost:5000/a/b:x", "localhost:5000", "a/b", "x"),
+            ("127.0.0.1:5000/a:x", "127.0.0.1:5000", "a", "x"),
+            ("[::1]:5000/a:x", "[::1]:5000", "a", "x"),
+            (&format!("r.io/a:x@{digest}"), "r.io", "a", digest.as_str()),
         ] {
             let reference = Reference::parse(text).unwrap();
             assert_eq!(
                 (reference.host.as_str(), reference.repository.as_str(), reference.object()),
                 (host, repository, object)
             );
-            assert_eq!(reference.scheme(), scheme);
             assert_eq!(reference.to_string(), text);
         }
         for bad in [
@@ -156,6 +146,8 @@ mod tests {
             "r.io/a:",
             "http://r.io/a:1",
             "r.io/../a:1",
+            "../a:1",
+            "./a:1",
             "r.io/a@sha256:1",
         ] {
             assert_eq!(Reference::parse(bad).unwrap_err().kind, crate::Kind::InvalidArgument);

@@ -1,5 +1,9 @@
 //! Authorities and certificates for one test, made by the `openssl` program.
 
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -50,6 +54,30 @@ impl Pki {
         args.extend(["-nodes", "-days", "2", "-subj", &subject, "-keyout", &key, "-out", &crt]);
         args.extend(extensions);
         self.openssl(&args);
+    }
+
+    /// A certificate of an RSA key, signed by itself.
+    pub(crate) fn rsa(&self, name: &str) {
+        let (key, crt, subject) =
+            (format!("{name}.key"), format!("{name}.crt"), format!("/CN={name}"));
+        let mut args = vec!["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"];
+        args.extend(["-subj", &subject, "-keyout", &key, "-out", &crt]);
+        self.openssl(&args);
+    }
+
+    /// Claims signed by `name`'s RSA key, with the certificate beside them (RFC 7519, 7515).
+    pub(crate) fn jwt(&self, name: &str, claims: &serde_json::Value) -> String {
+        let certificate = CertificateDer::from_pem_file(self.file(&format!("{name}.crt"))).unwrap();
+        let header = serde_json::json!({
+            "typ": "JWT", "alg": "RS256", "x5c": [BASE64_STANDARD.encode(&certificate)],
+        });
+        let part = |value: &serde_json::Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", part(&header), part(claims));
+        fs::write(self.file("signed"), &signed).unwrap();
+        let key = format!("{name}.key");
+        self.openssl(&["dgst", "-sha256", "-sign", &key, "-out", "signature", "signed"]);
+        let signature = fs::read(self.file("signature")).unwrap();
+        format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
     }
 
     /// A certificate from the authority, for 127.0.0.1 and `localhost`.

@@ -86,6 +86,8 @@ pub(super) struct Auth {
     purpose: Purpose,
     credentials: Option<Arc<dyn Credentials>>,
     header: Mutex<Option<HeaderValue>>,
+    /// Held while an answer is being got: of several requests that are asked at once, one goes.
+    asking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Deserialize)]
@@ -111,6 +113,7 @@ impl Auth {
             purpose,
             credentials,
             header: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
         }
     }
 
@@ -123,14 +126,13 @@ impl Auth {
             purpose: self.purpose,
             credentials: self.credentials.clone(),
             header: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
         }
     }
 
     /// No authorization: for the token service itself, and for hosts that were not asked for.
     pub(super) fn none() -> Self {
-        let header = Mutex::default();
-        let (host, scopes) = (String::new(), Vec::new());
-        Self { host, scopes, purpose: Purpose::Pull, credentials: None, header }
+        Self { scopes: Vec::new(), ..Self::new("", "", Purpose::Pull, None) }
     }
 
     fn denied(&self, reason: impl fmt::Display) -> Error {
@@ -165,11 +167,21 @@ impl Auth {
         Ok(())
     }
 
-    /// Gets what the challenges ask for.
+    /// Gets what the challenges ask for, unless another request that was asked for the same has got
+    /// it since `shown` was refused.
     ///
     /// # Errors
     /// `Unauthenticated` when there is nothing to answer with.
-    pub(super) async fn answer(&self, client: &Client, challenges: &[&str]) -> Result<()> {
+    pub(super) async fn answer(
+        &self,
+        client: &Client,
+        shown: Option<&HeaderValue>,
+        challenges: &[&str],
+    ) -> Result<()> {
+        let _one = self.asking.lock().await;
+        if self.header().as_ref() != shown {
+            return Ok(());
+        }
         let credential = match &self.credentials {
             Some(credentials) => {
                 let challenges: Vec<_> = challenges.iter().map(|&c| c.to_owned()).collect();
@@ -177,11 +189,14 @@ impl Auth {
             }
             None => None,
         };
-        if let Some(Credential::Authorization(header)) = &credential {
-            return self.set(header);
-        }
         for challenge in challenges {
             let (scheme, rest) = challenge.split_once(' ').unwrap_or((challenge, ""));
+            // A password in a header's form gets a token like any other; a token is one already.
+            if let Some(Credential::Authorization(header)) = &credential
+                && !(is(header, "basic") && scheme.eq_ignore_ascii_case("bearer"))
+            {
+                return self.set(header);
+            }
             if scheme.eq_ignore_ascii_case("bearer") {
                 let token = self.token(client, credential.as_ref(), &parameters(rest)).await?;
                 return self.set(&format!("Bearer {token}"));
@@ -268,6 +283,11 @@ impl Auth {
             self.denied("authorization server did not include a token in the response")
         })
     }
+}
+
+/// Whether a header is of this scheme.
+fn is(header: &str, scheme: &str) -> bool {
+    header.split(' ').next().is_some_and(|word| word.eq_ignore_ascii_case(scheme))
 }
 
 /// `key="value",key=value`

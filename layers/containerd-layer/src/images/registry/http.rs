@@ -103,7 +103,8 @@ impl Client {
         let mut backoff = Backoff::default();
         let mut challenged = false;
         loop {
-            let answer = match self.follow(&ask).await {
+            let shown = ask.auth.header();
+            let answer = match self.follow(&ask, shown.as_ref()).await {
                 Ok(answer) => answer,
                 Err(failure) => {
                     let hopeless = failure.unreachable || failure.error.kind != Kind::Unavailable;
@@ -117,7 +118,7 @@ impl Client {
             if status == StatusCode::UNAUTHORIZED && !challenged && ask.auth.answers() {
                 challenged = true;
                 let challenges: Vec<_> = answer.headers(WWW_AUTHENTICATE).collect();
-                ask.auth.answer(self, &challenges).await?;
+                ask.auth.answer(self, shown.as_ref(), &challenges).await?;
                 continue;
             }
             let busy =
@@ -133,7 +134,11 @@ impl Client {
     }
 
     /// Sends a request and follows redirects; what is for one host alone stays with it.
-    async fn follow(&self, ask: &Ask<'_>) -> Result<Answer, Failure> {
+    async fn follow(
+        &self,
+        ask: &Ask<'_>,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Answer, Failure> {
         let bad = |url: &str, e: &dyn std::fmt::Display| Failure {
             error: Error::invalid(format_args!("url {url:?}: {e}")),
             unreachable: false,
@@ -144,8 +149,8 @@ impl Client {
             let mut headers = ask.headers.clone();
             if uri.authority() == first.authority() && uri.scheme() == first.scheme() {
                 headers.extend(ask.private.clone());
-                if let Some(authorization) = ask.auth.header() {
-                    headers.insert(AUTHORIZATION, authorization);
+                if let Some(authorization) = authorization {
+                    headers.insert(AUTHORIZATION, authorization.clone());
                 }
             }
             headers

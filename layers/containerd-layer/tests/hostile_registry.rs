@@ -8,7 +8,9 @@ mod support;
 use containerd_layer::{
     Digest, Error, Kind,
     filters::Filters,
-    images::{media, pull::Pull, registry::Credential},
+    images::{
+        Descriptor, Platform, import::Import, media, pull::Pull, push::Push, registry::Credential,
+    },
 };
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
@@ -417,4 +419,55 @@ async fn indexes_in_indexes() {
     assert_eq!(error.kind, Kind::InvalidArgument);
     assert!(error.message.contains("more than 8 indexes stand in each other"), "{error}");
     assert!(registry.asked("GET", "") < 12);
+}
+
+/// The same image as an archive.
+fn archive(image: &Image) -> Vec<u8> {
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
+        descriptor(&image.media_type, &image.manifest)
+    );
+    let top = Digest::of(&image.manifest).to_string();
+    let blobs = image.blobs.iter().chain([(&top, &image.manifest)]);
+    let mut files: Vec<(String, &[u8])> = blobs
+        .map(|(digest, bytes)| (format!("blobs/{}", digest.replace(':', "/")), bytes.as_slice()))
+        .collect();
+    files.push(("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#));
+    files.push(("index.json".to_owned(), index.as_bytes()));
+    let files: Vec<_> = files.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
+    tar_of(&files)
+}
+
+#[tokio::test]
+async fn indexes_in_indexes_in_archives() {
+    // Each index names the one below it twice: walked as a tree, the second would be a long walk.
+    for (depth, fails) in [(3, false), (40, true)] {
+        let (_dir, store) = store_with(None, PATIENCE);
+        let import = Import {
+            namespace: "ns".to_owned(),
+            name: Some("r.test/x:1".to_owned()),
+            ..Import::default()
+        };
+        let archive = std::io::Cursor::new(archive(&buried(depth)));
+        let result = store.import(archive, import).await;
+        assert_eq!(result.is_err(), fails, "{depth}: {result:?}");
+        if let Err(error) = result {
+            assert!(error.message.contains("indexes stand in each other"), "{error}");
+            assert_nothing_half_done(&store, "ns");
+            assert_eq!(store.content().list("ns", &Filters::default()).unwrap(), []);
+            // Content that came in otherwise is not pushed or written out either.
+            for blob in buried(depth).blobs.values() {
+                store.content().put("ns", blob, Default::default()).unwrap();
+            }
+            let image = buried(depth);
+            store.content().put("ns", &image.manifest, Default::default()).unwrap();
+            let target = Descriptor::of(&image.media_type, &image.manifest);
+            store.set_image("ns", "r.test/x:1", target, Default::default()).unwrap();
+            let error = store.push(Push::new("ns", "r.test/x:1")).await.unwrap_err();
+            assert!(error.message.contains("indexes stand in each other"), "{error}");
+            let names = ["r.test/x:1".to_owned()];
+            let error = store.export("ns", &names, &Platform::host(), std::io::sink()).unwrap_err();
+            assert!(error.message.contains("indexes stand in each other"), "{error}");
+        }
+    }
 }

@@ -10,9 +10,12 @@ use containerd_layer::{
     images::{pull::Pull, registry::Credential},
     metadata::Image,
 };
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 use support::{
-    Registry, Reply, assert_nothing_half_done, describe, pki::Pki, store_with, two_layers,
+    Registry, Reply, assert_nothing_half_done, describe,
+    distribution::{registry, registry_with},
+    pki::Pki,
+    store_with, two_layers,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -118,6 +121,63 @@ async fn a_mirror_does_what_it_may() {
     let shown =
         mirror.requests.lock().unwrap().iter().any(|r| r.headers.contains_key("authorization"));
     assert!(!shown, "the registry's credential went to a mirror");
+}
+
+#[tokio::test]
+async fn a_mirror_that_cuts_is_left() {
+    let image = two_layers();
+    let mirror = Registry::serve(move |request| {
+        let mut reply = image.answer(request);
+        if reply.body.len() > 100_000 {
+            reply.cut = Some(1000);
+        }
+        reply
+    })
+    .await;
+    let upstream = good().await;
+    let hosts = tempfile::tempdir().unwrap();
+    let text =
+        format!("server = \"http://{}\"\n[host.\"http://{}\"]\n", upstream.host, mirror.host);
+    describe(hosts.path(), "r.test", &text);
+    let (_dir, store) = store_with(Some(hosts.path()), PATIENCE);
+    pull(&store, "r.test/x:1").await.unwrap();
+    let requests = upstream.requests.lock().unwrap();
+    let ranges: Vec<_> = requests.iter().map(|r| (r.method.as_str(), r.range())).collect();
+    assert_eq!(ranges, [("GET", Some(1000))], "what the mirror has brought is kept");
+}
+
+/// Debian's registry as a mirror of another.
+#[tokio::test]
+async fn a_real_mirror() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+    std::fs::create_dir(&one).unwrap();
+    std::fs::create_dir(&two).unwrap();
+    let Some(upstream) = registry(&one) else { return };
+    let more = format!("proxy: {{remoteurl: \"http://{}\"}}\n", upstream.host);
+    let Some(mirror) = registry_with(&two, &more) else { return };
+    let from = support::layout(&dir.path().join("layout"), &two_layers());
+    let to = format!("docker://{}/x:1", upstream.host);
+    let copy = ["copy", "-q", "--preserve-digests", "--dest-tls-verify=false", &from, &to];
+    assert!(Command::new("skopeo").args(copy).status().unwrap().success());
+
+    let hosts = tempfile::tempdir().unwrap();
+    let text =
+        format!("server = \"http://{}\"\n[host.\"http://{}\"]\n", upstream.host, mirror.host);
+    describe(hosts.path(), "r.test", &text);
+    let (_dir, store) = store_with(Some(hosts.path()), PATIENCE);
+    let pulled = pull(&store, "r.test/x:1").await.unwrap();
+    // It came through the mirror, which has it now and needs nobody.
+    let by_digest = format!("r.test/x@{}", pulled.target.digest);
+    drop(upstream);
+    let (_dir, other) = store_with(Some(hosts.path()), PATIENCE);
+    let again = pull(&other, &by_digest).await.unwrap();
+    assert_eq!(again.target.digest, pulled.target.digest);
+    drop(mirror);
+    let (_dir, third) = store_with(Some(hosts.path()), PATIENCE);
+    let error = pull(&third, &by_digest).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Unavailable);
+    assert_eq!(error.message.matches("Connection refused").count(), 2, "{error}");
 }
 
 #[tokio::test]

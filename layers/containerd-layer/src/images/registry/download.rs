@@ -33,10 +33,10 @@ impl Repository {
         mut offset: u64,
         pieces: &mpsc::Sender<Result<Bytes>>,
     ) -> Result<()> {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut fruitless) = (Backoff::default(), 0);
         while offset < descriptor.size {
             let before = offset;
-            let cut = match self.open_blob(descriptor, offset).await {
+            let cut = match self.open_blob(descriptor, offset, fruitless).await {
                 Ok(answer) => {
                     match self.send_body(answer, descriptor, &mut offset, pieces).await? {
                         Ended::Whole => return Ok(()),
@@ -49,6 +49,9 @@ impl Repository {
             };
             if offset - before >= STEP {
                 backoff = Backoff::default();
+            } else {
+                // Another host may get further.
+                fruitless += 1;
             }
             tracing::info!(digest = %descriptor.digest, offset, cut, "resuming a blob");
             backoff.wait(None).await.map_err(|_| {
@@ -61,7 +64,12 @@ impl Repository {
         Ok(())
     }
 
-    async fn open_blob(&self, descriptor: &Descriptor, offset: u64) -> Result<Answer> {
+    async fn open_blob(
+        &self,
+        descriptor: &Descriptor,
+        offset: u64,
+        first: usize,
+    ) -> Result<Answer> {
         let mut headers = HeaderMap::new();
         if offset > 0
             && let Ok(range) = HeaderValue::from_str(&format!("bytes={offset}-"))
@@ -71,7 +79,7 @@ impl Repository {
         let digest = &descriptor.digest;
         let rest = format!("blobs/{digest}");
         let mut tried = Tried::default();
-        for (endpoint, last) in self.pulling(false) {
+        for (endpoint, last) in self.pulling(false, first) {
             let answer = match endpoint.ask(Method::GET, &rest, &headers, last).await {
                 Ok(answer) if answer.status() == StatusCode::NOT_FOUND => {
                     Err(Error::not_found(format_args!("content at {}", answer.url)))

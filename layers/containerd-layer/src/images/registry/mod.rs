@@ -122,14 +122,12 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// The hosts that pull, each with whether it is the last.
-    fn pulling(&self, resolve: bool) -> impl Iterator<Item = (&Endpoint, bool)> {
-        let fit: Vec<_> = self
-            .endpoints
-            .iter()
-            .filter(|e| e.capabilities.pull && (e.capabilities.resolve || !resolve))
-            .collect();
+    /// The hosts that pull, each with whether it is the last, from the one at `first` on and round.
+    fn pulling(&self, resolve: bool, first: usize) -> impl Iterator<Item = (&Endpoint, bool)> {
+        let fit = self.endpoints.iter().filter(|e| e.capabilities.pull);
+        let mut fit: Vec<_> = fit.filter(|e| e.capabilities.resolve || !resolve).collect();
         let count = fit.len();
+        fit.rotate_left(first.checked_rem(count).unwrap_or(0));
         fit.into_iter().enumerate().map(move |(i, endpoint)| (endpoint, i + 1 == count))
     }
 
@@ -142,7 +140,7 @@ impl Repository {
         let name = self.reference.to_string();
         let mut tried = Tried::default();
         // A digest means the same everywhere, a tag what whoever may resolve it says.
-        for (endpoint, last) in self.pulling(self.reference.digest.is_none()) {
+        for (endpoint, last) in self.pulling(self.reference.digest.is_none(), 0) {
             match self.head(endpoint, last).await {
                 Ok(descriptor) => return Ok(descriptor),
                 Err(e) => tried.add(endpoint, e),
@@ -214,7 +212,7 @@ impl Repository {
             return Err(too_large(descriptor.size));
         }
         let mut tried = Tried::default();
-        for (endpoint, last) in self.pulling(false) {
+        for (endpoint, last) in self.pulling(false, 0) {
             let read = self.document(endpoint, descriptor.digest.as_str(), last).await;
             match read.and_then(|bytes| verified(bytes, descriptor)) {
                 Ok(bytes) => return Ok(bytes),

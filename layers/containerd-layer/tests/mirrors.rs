@@ -103,10 +103,16 @@ async fn a_mirror_does_what_it_may() {
         }
     })
     .await;
+    let nosy = Registry::serve(|_| {
+        Reply::status(401).header("WWW-Authenticate", "Basic realm=\"tell me\"")
+    })
+    .await;
     let hosts = tempfile::tempdir().unwrap();
     let text = format!(
-        "server = \"http://{}\"\n[host.\"http://{}\"]\ncapabilities = [\"pull\"]\n",
-        upstream.host, mirror.host
+        "server = \"http://{}\"\n\
+         [host.\"http://{}\"]\n\
+         [host.\"http://{}\"]\ncapabilities = [\"pull\"]\n",
+        upstream.host, nosy.host, mirror.host
     );
     describe(hosts.path(), "r.test", &text);
     let (_dir, store) = store_with(Some(hosts.path()), PATIENCE);
@@ -118,9 +124,12 @@ async fn a_mirror_does_what_it_may() {
     assert_eq!(mirror.asked("GET", "/blobs/"), 3);
     assert_eq!(upstream.asked("GET", "/blobs/"), 0);
     assert_eq!(upstream.asked("GET", "/manifests/"), 1);
-    let shown =
-        mirror.requests.lock().unwrap().iter().any(|r| r.headers.contains_key("authorization"));
-    assert!(!shown, "the registry's credential went to a mirror");
+    assert!(nosy.asked("GET", "/blobs/") >= 3);
+    for registry in [&mirror, &nosy] {
+        let requests = registry.requests.lock().unwrap();
+        let shown = requests.iter().any(|r| r.headers.contains_key("authorization"));
+        assert!(!shown, "the registry's credential went to a mirror");
+    }
 }
 
 #[tokio::test]

@@ -308,6 +308,25 @@ async fn authorization() {
 }
 
 #[tokio::test]
+async fn a_registry_that_says_little() {
+    // No HEAD, no digests, no lengths: the documents themselves say what they are.
+    let image = two_layers();
+    let registry = Registry::serve(move |request| {
+        if request.method == "HEAD" {
+            return Reply::status(405);
+        }
+        let mut reply = image.answer(request);
+        reply.headers.retain(|(name, _)| name != "Docker-Content-Digest" && name != "Content-Type");
+        reply.unmeasured = true;
+        reply
+    })
+    .await;
+    let (_dir, store) = store();
+    let pulled = pull(&store, &registry).await.unwrap();
+    assert_eq!(pulled.target.media_type, media::OCI_MANIFEST);
+}
+
+#[tokio::test]
 async fn a_password_in_a_header_gets_a_token() {
     // The CRI's and Docker's clients hand on what they have as a header.
     for (header, realm_asked) in [("Basic dTpw", 1), ("Bearer T", 0)] {

@@ -43,6 +43,12 @@ async fn formats_and_compressions() {
     push(&registry, &from, "oci", &["--preserve-digests"]);
     push(&registry, &from, "docker", &["--format", "v2s2"]);
     let mut tags = vec![("oci", media::OCI_MANIFEST), ("docker", media::DOCKER_MANIFEST)];
+    let mut plain = image(&[(layer.clone(), layer.clone())]);
+    let manifest = String::from_utf8(plain.manifest).unwrap();
+    plain.manifest = manifest.replace("tar+gzip", "tar").into_bytes();
+    let from = support::layout(&dir.path().join("plain"), &plain);
+    push(&registry, &from, "plain", &["--preserve-digests"]);
+    tags.push(("plain", media::OCI_MANIFEST));
     fs::write(dir.path().join("layer"), &layer).unwrap();
     match Command::new("zstd").arg("-qc").arg(dir.path().join("layer")).output() {
         Ok(out) => {

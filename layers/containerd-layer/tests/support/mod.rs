@@ -49,6 +49,8 @@ pub(crate) struct Reply {
     pub(crate) endless: bool,
     /// Wait so long before every byte of the body.
     pub(crate) drip: Option<Duration>,
+    /// Announce no length: the body ends where the connection does.
+    pub(crate) unmeasured: bool,
     /// Keep the connection after the body, and say nothing.
     pub(crate) stall: bool,
     /// Wait so long before the head.
@@ -145,7 +147,8 @@ async fn answer(
     for (name, value) in &reply.headers {
         head += &format!("{name}: {value}\r\n");
     }
-    if !reply.endless && !reply.headers.iter().any(|(name, _)| name == "Content-Length") {
+    let measured = !reply.endless && !reply.unmeasured;
+    if measured && !reply.headers.iter().any(|(name, _)| name == "Content-Length") {
         let length = reply.length.unwrap_or(reply.body.len() as u64);
         head += &format!("Content-Length: {length}\r\n");
     }

@@ -156,7 +156,8 @@ fn default_host(name: &str, default_scheme: &str) -> Host {
         given => given,
     };
     // This very machine proves nothing by a certificate.
-    let trust = Trust { skip_verify: local && default_scheme.is_empty(), ..Trust::default() };
+    let skip_verify = local && default_scheme.is_empty() && scheme == "https";
+    let trust = Trust { skip_verify, ..Trust::default() };
     Host {
         scheme: scheme.to_owned(),
         authority: authority.to_owned(),

@@ -8,6 +8,7 @@ mod mounts;
 mod options;
 mod process;
 mod scheduling;
+mod targets;
 
 use std::{
     ffi::CString,

@@ -6,7 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{c_path, c_string, options::Options};
+use super::{
+    c_path, c_string,
+    options::Options,
+    targets::{FreshTmpfs, guard_proc, is_below_proc},
+};
 use crate::{
     Error, Result,
     cgroup::{Cgroup, Hierarchies},
@@ -142,8 +146,9 @@ const DEVICES: [(&str, u32, u32); 6] = [
 impl Rootfs {
     pub(crate) fn new(spec: &Spec, cx: &RootfsContext<'_>) -> Result<Rootfs> {
         let mut mounts = Vec::new();
+        let mut fresh = FreshTmpfs::default();
         for (i, mount) in spec.mounts.iter().enumerate() {
-            add_mount(&mut mounts, i, mount, &spec.linux, cx)?;
+            add_mount(&mut mounts, &mut fresh, i, mount, &spec.linux, cx)?;
         }
         let dev_is_bound = spec.mounts.iter().any(|m| {
             m.destination.trim_end_matches('/') == "/dev" && Options::parse(&m.options).is_bind()
@@ -247,6 +252,7 @@ fn device_nodes(devices: &[spec::Device]) -> Result<Vec<DeviceNode>> {
 
 fn add_mount(
     steps: &mut Vec<MountStep>,
+    fresh: &mut FreshTmpfs,
     i: usize,
     mount: &spec::Mount,
     linux: &spec::Linux,
@@ -267,7 +273,7 @@ fn add_mount(
     let c_target = c_string("mounts", &target)?;
     let strict = matches!(mount.kind.as_str(), "proc" | "sysfs") && !options.is_bind();
     // Some files below /proc may be covered; and links lead no procfs astray.
-    let outside_proc = !strict && !is_below_proc(&target) && !is_in_fresh_tmpfs(steps, &target);
+    let outside_proc = !strict && !is_below_proc(&target) && !fresh.hold(steps, &target);
     let mut step = |target: CString, work: Work, propagation: Vec<u64>| {
         let label = if mount.source.is_empty() { &mount.kind } else { &mount.source };
         steps.push(MountStep { target, outside_proc, work, propagation, label: label.clone() });
@@ -366,81 +372,6 @@ fn groupless(kind: &str, data: &[String]) -> Result<Option<CString>> {
     c_string("mounts", &rest.join(",")).map(Some)
 }
 
-/// Whether `target` says itself that it is /proc or below it: then [`guard_proc`] has decided. A
-/// path that leads on through `..` may end anywhere.
-fn is_below_proc(target: &str) -> bool {
-    let mut parts = target.split('/').filter(|part| !part.is_empty() && *part != ".");
-    parts.next() == Some("proc") && !parts.any(|part| part == "..")
-}
-
-/// Whether `target` is directly in a tmpfs that is made before, where no link can be: since then
-/// there were mounts in that tmpfs only, so nothing covers it.
-fn is_in_fresh_tmpfs(steps: &[MountStep], target: &str) -> bool {
-    let Some((parent, _)) = target.trim_end_matches('/').rsplit_once('/') else { return false };
-    let below = |path: &[u8]| {
-        path.strip_prefix(parent.as_bytes())
-            .is_some_and(|rest| rest.starts_with(b"/") && !rest.windows(2).any(|w| w == b".."))
-    };
-    steps.iter().rev().find(|step| !below(step.target.to_bytes())).is_some_and(|step| {
-        let fresh = matches!(&step.work, Work::New { fstype, copy_up: false, .. }
-            if fstype.as_c_str() == c"tmpfs");
-        fresh && step.target.to_bytes() == parent.as_bytes()
-    })
-}
-
-/// Files that may be mounted over below /proc (runc's list, for lxcfs and its kind).
-const PROC_FILES: [&str; 9] = [
-    "cpuinfo",
-    "diskstats",
-    "meminfo",
-    "stat",
-    "swaps",
-    "uptime",
-    "loadavg",
-    "slabinfo",
-    "sys/kernel/ns_last_pid",
-];
-
-/// Nothing may hide the container's procfs from the runtime: writes to /proc must reach it.
-fn guard_proc(
-    target: &str,
-    mount: &spec::Mount,
-    options: &Options,
-) -> std::result::Result<(), String> {
-    let clean: Vec<&str> =
-        target.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-    if clean.contains(&"..") {
-        // Lexical cleaning would not be what the kernel does; the root is a jail anyway.
-        return Ok(());
-    }
-    match clean.as_slice() {
-        ["proc"] if mount.kind == "proc" => Ok(()),
-        ["proc"] if options.is_bind() || mount.kind == "bind" => {
-            let is_proc = sys_is_proc(&mount.source);
-            if is_proc {
-                Ok(())
-            } else {
-                Err(format!("{target:?} cannot be mounted because it is not of type proc"))
-            }
-        }
-        ["proc"] => Err(format!("{target:?} cannot be mounted because it is not of type proc")),
-        ["proc", rest @ ..] => {
-            let rest = rest.join("/");
-            if PROC_FILES.contains(&rest.as_str()) || mount.kind == "proc" {
-                Ok(())
-            } else {
-                Err(format!("{target:?} cannot be mounted because it is inside /proc"))
-            }
-        }
-        _ => Ok(()),
-    }
-}
-
-fn sys_is_proc(source: &str) -> bool {
-    const PROC_MAGIC: i64 = 0x9fa0;
-    CString::new(source).is_ok_and(|s| file::statfs(&s).is_ok_and(|magic| magic == PROC_MAGIC))
-}
-
 /// The container's view of its cgroups, read-only if so asked.
 fn add_cgroup(
     steps: &mut Vec<MountStep>,
@@ -518,26 +449,4 @@ fn add_cgroup(
         push(target, Work::Remount(flags | libc::MS_BIND))?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mount(kind: &str, source: &str) -> spec::Mount {
-        spec::Mount { kind: kind.into(), source: source.into(), ..spec::Mount::default() }
-    }
-
-    #[test]
-    fn nothing_but_procfs_goes_on_proc() {
-        let none = Options::default();
-        let bind = Options::parse(&["bind".to_owned()]);
-        assert!(guard_proc("/proc", &mount("proc", "proc"), &none).is_ok());
-        assert!(guard_proc("/proc/", &mount("tmpfs", "tmpfs"), &none).is_err());
-        assert!(guard_proc("/proc", &mount("bind", "/tmp"), &bind).is_err());
-        assert!(guard_proc("/proc", &mount("bind", "/proc"), &bind).is_ok());
-        assert!(guard_proc("//proc/./self/attr", &mount("bind", "/tmp"), &bind).is_err());
-        assert!(guard_proc("/proc/uptime", &mount("bind", "/tmp/x"), &bind).is_ok());
-        assert!(guard_proc("/procfs", &mount("tmpfs", "tmpfs"), &none).is_ok());
-    }
 }

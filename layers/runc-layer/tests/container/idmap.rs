@@ -94,17 +94,20 @@ fn idmap_is_for_the_mount_and_ridmap_for_all_below() {
         add_mount(&mut b, &["rbind", option], Some(map(0, 1000, 10)));
         let sub = b.path().join("data/sub");
         // A mount below the source, in a namespace of this thread's own.
-        let said = std::thread::spawn(move || {
+        let (b, said) = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNS).unwrap();
             let none: Option<&str> = None;
             mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
             mount(Some("tmpfs"), &sub, Some("tmpfs"), MsFlags::empty(), none).unwrap();
             fs::write(sub.join("seven"), "").unwrap();
             chown(sub.join("seven"), Some(7), Some(7)).unwrap();
-            b.run()
+            let said = b.run();
+            // Outside, where nothing is mounted in it, the bundle can be removed.
+            (b, said)
         })
         .join()
         .unwrap();
+        b.assert_gone();
         if unmappable(&said) {
             return;
         }

@@ -1,7 +1,7 @@
 //! `exec`: one more process in a container.
 
 use std::{
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::PathBuf,
 };
 
@@ -183,7 +183,8 @@ impl Runtime {
         let mut warnings = Vec::new();
         let (ours, theirs) = socket::pair().context(|| "socketpair".to_owned())?;
         let cgroup = sub_cgroup(&record.cgroup, &request.cgroups)?;
-        let entrance = entrance(&cgroup, &record)?;
+        let attach = cgroup.needs_attaching()?;
+        let entrance = if attach { Entrance::default() } else { entrance(&cgroup, &record)? };
         let target = record.pidfd()?;
         let pid_namespace = record.namespaces & libc::CLONE_NEWPID != 0;
         let user = record.namespaces & libc::CLONE_NEWUSER != 0;
@@ -194,7 +195,7 @@ impl Runtime {
         let mut plan = Plan {
             sync: -1,
             hide: true,
-            wait_to_begin: false,
+            wait_to_begin: attach,
             runtime_end: ours.as_raw_fd(),
             wait_for_go: false,
             announce: false,
@@ -242,7 +243,15 @@ impl Runtime {
             pid: child.pid,
         };
         let told = launch::tell_pidfd(request.pidfd_socket.as_deref(), &child.pidfd, "setns");
-        let held = told.and_then(|()| dialogue.hold(&plan)).and_then(|w| {
+        let attached = told.and_then(|()| {
+            if attach {
+                cgroup.attach(&record.cgroup, child.pid)?;
+                let begun = socket::send(dialogue.socket.as_fd(), b"m");
+                begun.context(|| "send to the child".to_owned())?;
+            }
+            Ok(())
+        });
+        let held = attached.and_then(|()| dialogue.hold(&plan)).and_then(|w| {
             warnings.extend(w);
             match &request.pid_file {
                 Some(path) => replace_file(path, child.pid.to_string().as_bytes(), 0o644),
@@ -250,7 +259,6 @@ impl Runtime {
             }
         });
         if let Err(e) = held {
-            use std::os::fd::AsFd;
             let _ = crate::sys::process::pidfd_signal(child.pidfd.as_fd(), libc::SIGKILL);
             let _ = crate::sys::process::wait_pidfd(child.pidfd.as_fd());
             return Err(e);

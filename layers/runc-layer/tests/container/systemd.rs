@@ -226,6 +226,41 @@ fn a_path_names_slice_and_unit() {
 }
 
 #[test]
+fn a_cgroup_that_is_written_from_inside_is_its_users() {
+    let script = "mkdir /sys/fs/cgroup/inner && echo $$ >/sys/fs/cgroup/inner/cgroup.procs && \
+                  echo made; exec sleep 1000";
+    let Some(mut b) = bundle(script) else { return };
+    if !is_v2() {
+        println!("SKIP: on cgroup v1 cgroups are not given away");
+        return;
+    }
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
+    b.config["linux"]["uidMappings"] = map.clone();
+    b.config["linux"]["gidMappings"] = map;
+    b.config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    for mount in b.config["mounts"].as_array_mut().unwrap() {
+        if mount["type"] == "cgroup" {
+            mount["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
+        }
+    }
+    fs::set_permissions(b.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for path in ["rootfs", "rootfs/tmp", "rootfs/dev", "rootfs/etc"] {
+        chown(b.path().join(path), Some(100_000), Some(100_000)).unwrap();
+    }
+    assert_code(&b.create(), &b);
+    assert_code(&b.call(&["start", &b.id]), &b);
+    b.wait_for_output("made");
+    let dir = directory(&format!("system.slice/{}", scope(&b)));
+    let owner = |name: &str| fs::metadata(dir.join(name)).unwrap().uid();
+    assert_eq!((owner(""), owner("cgroup.procs"), owner("memory.max")), (100_000, 100_000, 0));
+    assert_eq!(says(&dir.join("inner"), "cgroup.procs").lines().count(), 1);
+    assert_code(&b.call(&["delete", "--force", &b.id]), &b);
+    assert_no_unit(&scope(&b));
+    b.assert_gone();
+}
+
+#[test]
 fn a_name_that_is_a_slice_is_that_slice() {
     let Some(mut b) = bundle("sleep 1000") else { return };
     let unit = format!("strata-{}.slice", b.id.replace('-', "_"));
@@ -431,4 +466,74 @@ fn files(unit: &str) -> BTreeMap<String, String> {
         })
         .map(|name| (name.clone(), says(&dir, &name)))
         .collect()
+}
+
+/// What `strata-runc --systemd-cgroup` says for the user 1000, whose systemd runs.
+fn as_user(b: &Bundle, bus: Option<&str>, args: &[&str]) -> Said {
+    use std::os::unix::process::CommandExt;
+    let out = fs::File::create(b.path().join("out")).unwrap();
+    let mut command = Command::new(crate::bundle::program());
+    command.arg("--root").arg(b.path().join("user")).arg("--systemd-cgroup").args(args);
+    command.uid(1000).gid(1000).current_dir(b.path()).stdin(std::process::Stdio::null());
+    command.env("XDG_RUNTIME_DIR", "/run/user/1000").env_remove("DBUS_SESSION_BUS_ADDRESS");
+    if let Some(bus) = bus {
+        command.env("DBUS_SESSION_BUS_ADDRESS", bus);
+    }
+    let status = command.stdout(out.try_clone().unwrap()).stderr(out).status().unwrap();
+    Said { code: status.code().unwrap_or(-1), out: b.output(), err: String::new() }
+}
+
+#[test]
+fn a_users_container_is_in_the_users_systemd() {
+    let Some(mut b) = bundle("sleep 1000") else { return };
+    use std::os::unix::fs::chown;
+    if !Path::new("/etc/systemd/system/user@.service").exists() {
+        println!("SKIP: needs the virtual machine's user@.service");
+        return;
+    }
+    let rootless = b.path().join("rootless");
+    fs::create_dir(&rootless).unwrap();
+    let said = b.call(&["spec", "--rootless", "-b", rootless.to_str().unwrap()]);
+    assert_code(&said, &b);
+    let spec = fs::read(rootless.join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_slice(&spec).unwrap();
+    config["process"] = b.config["process"].clone();
+    let map = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+    config["linux"]["uidMappings"] = map.clone();
+    config["linux"]["gidMappings"] = map;
+    config["linux"]["resources"] = json!({"pids": {"limit": 20}});
+    b.config = config;
+    drop(b.runc(&["list"]));
+    let path = b.path().to_path_buf();
+    for path in [path.clone(), path.join("rootfs")] {
+        chown(path, Some(1000), Some(1000)).unwrap();
+    }
+    if !is_v2() {
+        let said = as_user(&b, None, &["create", &b.id]);
+        let words = "cannot use rootless systemd cgroups manager on cgroup v1";
+        assert!(said.code == 1 && said.out.contains(words), "{said:?}");
+        return;
+    }
+    let started = systemctl(&["start", "user@1000.service"]);
+    assert_eq!(started.code, 0, "{started:?} {:?}", show("user@1000.service"));
+    let unit = scope(&b);
+    let manager = "user.slice/user-1000.slice/user@1000.service";
+    let dir = directory(&format!("{manager}/user.slice/{unit}"));
+    // By the user's bus, and by systemd's own socket where there is none.
+    for bus in [None, Some("unix:path=/nowhere")] {
+        assert_code(&as_user(&b, bus, &["create", &b.id]), &b);
+        let state: Value = serde_json::from_str(&as_user(&b, bus, &["state", &b.id]).out).unwrap();
+        assert_eq!(says(&dir, "cgroup.procs"), state["pid"].to_string());
+        assert_eq!(says(&dir, "pids.max"), "20");
+        assert_code(&as_user(&b, bus, &["start", &b.id]), &b);
+        let seen = as_user(&b, bus, &["exec", &b.id, "cat", "/proc/self/cgroup"]);
+        // With a cgroup namespace of its own it is the root; a process elsewhere would be above.
+        assert_eq!(seen.out, "0::/\n", "{seen:?}");
+        assert_code(&as_user(&b, bus, &["update", "--pids-limit", "9", &b.id]), &b);
+        assert_eq!(says(&dir, "pids.max"), "9");
+        assert_code(&as_user(&b, bus, &["delete", "--force", &b.id]), &b);
+        assert!(!dir.exists(), "the cgroup is left");
+    }
+    let _ = systemctl(&["kill", "--signal=KILL", "user@1000.service"]);
+    b.assert_gone();
 }

@@ -277,6 +277,16 @@ impl Systemd {
         let _ = self.connection.call(call("ResetFailedUnit", vec![Value::text(name)]), |_| {});
     }
 
+    /// Moves processes into the child `below` of the unit's cgroup, an empty one being the unit's
+    /// own. A user's systemd may have it done by the machine's.
+    pub(super) fn attach(&mut self, name: &str, below: &str, pid: u32) -> Result<()> {
+        self.connection.allow(PATIENCE);
+        let pids = Value::Array("u".to_owned(), vec![Value::Uint32(pid)]);
+        let body = vec![Value::text(name), Value::text(below), pids];
+        let answer = self.connection.call(call("AttachProcessesToUnit", body), |_| {});
+        answer.map(drop).map_err(said)
+    }
+
     /// Sets properties until the unit or the machine stops.
     ///
     /// # Errors

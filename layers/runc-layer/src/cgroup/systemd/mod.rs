@@ -15,7 +15,7 @@ use std::{borrow::Cow, collections::BTreeMap, path::Path};
 pub(crate) use bus::has_user_bus;
 pub(crate) use unit::Unit;
 
-use super::{Cgroup, Hierarchies, c_path, devices::Policy, limits, read, read_line, write};
+use super::{Cgroup, Hierarchies, c_path, devices::Policy, limits, open, read, read_line, write};
 use crate::{
     Error, Result,
     dbus::Value,
@@ -195,6 +195,33 @@ impl Cgroup {
             true => Ok(()),
             false => unit.stop(),
         }
+    }
+
+    /// Whether a process of the caller's cannot enter this cgroup of the user's systemd by itself:
+    /// it would need to write to a cgroup above both (cgroups(7), "Delegation containment").
+    pub(crate) fn needs_attaching(&self) -> Result<bool> {
+        if self.unit.as_ref().is_none_or(|unit| !unit.user) {
+            return Ok(false);
+        }
+        let Hierarchies::V2 { mount, own } = Hierarchies::find()? else { return Ok(false) };
+        let own = mount.join(own.strip_prefix("/").unwrap_or(&own));
+        let common = |dir: &Path| dir.ancestors().find(|a| own.starts_with(a)).map(Path::to_owned);
+        let above = self.paths.values().next().and_then(|dir| common(dir));
+        Ok(above.is_some_and(|dir| open(&dir.join("cgroup.procs"), libc::O_WRONLY).is_err()))
+    }
+
+    /// Has systemd put the process `pid` into this cgroup, which is `whole` or below it.
+    ///
+    /// # Errors
+    ///
+    /// systemd's refusal.
+    pub(crate) fn attach(&self, whole: &Cgroup, pid: i32) -> Result<()> {
+        let Some(unit) = &self.unit else { return Ok(()) };
+        let path = |cgroup: &Cgroup| cgroup.paths.values().next().cloned().unwrap_or_default();
+        let (own, whole) = (path(self), path(whole));
+        let below = own.strip_prefix(whole).unwrap_or(Path::new("")).to_string_lossy().into_owned();
+        let below = if below.is_empty() { below } else { format!("/{below}") };
+        Systemd::connect(unit.user)?.attach(&unit.name, &below, pid.unsigned_abs())
     }
 
     /// Tells systemd of changed limits.

@@ -26,6 +26,9 @@ pub(crate) enum Error {
     /// A server's address without a unix socket in it.
     #[error("invalid dbus address {0:?}")]
     Address(String),
+    /// Nothing tells where a bus is.
+    #[error("neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR tells of a bus")]
+    NoBus,
     /// Nobody listens there.
     #[error("dial unix {address}: {errno}")]
     Connect {

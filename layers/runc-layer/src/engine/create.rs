@@ -79,8 +79,10 @@ impl Runtime {
             false => (Cgroup::locate(&hierarchies, &spec.linux.cgroups_path, &request.id), None),
             true => {
                 let warn = &mut |w| warnings.push(w);
+                let root = credentials::effective_uid() == 0;
+                let user = self.rootless && (!root || systemd::has_user_bus());
                 let (cgroup, launch) =
-                    systemd::prepare(&hierarchies, &spec, &request.id, self.rootless, warn)?;
+                    systemd::prepare(&hierarchies, &spec, &request.id, user, warn)?;
                 (cgroup, Some(launch))
             }
         };

@@ -131,13 +131,10 @@ impl Runtime {
     /// `linux.cgroupsPath` is then `slice:prefix:name`. A container's record keeps who manages its
     /// own.
     ///
-    /// Root of a user namespace is asking the user's systemd where there is one, and otherwise one
-    /// that runs in the namespace.
+    /// An ordinary user's is managed by the user's systemd; that of root in a user namespace as
+    /// well, where there is one, and otherwise by the one that runs in the namespace.
     pub fn with_systemd_cgroup(mut self) -> Runtime {
         self.systemd = true;
-        if self.rootless && credentials::effective_uid() == 0 {
-            self.rootless = crate::cgroup::systemd::has_user_bus();
-        }
         self
     }
 

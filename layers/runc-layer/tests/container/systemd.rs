@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fs, path::Path, process::Command};
 use crate::bundle::{Bundle, Said};
 use serde_json::{Value, json};
 
+const BUS: &str = "/usr/bin/dbus-daemon";
 const FLAG: &[&str] = &["--systemd-cgroup"];
 
 /// A bundle whose containers have systemd as the driver; `None`, with the reason printed, where it
@@ -369,7 +370,7 @@ fn a_runtime_killed_at_any_moment_leaves_what_delete_removes() {
 #[test]
 fn a_bus_in_between_does_as_well() {
     let Some(mut b) = bundle("sleep 1000") else { return };
-    if !Path::new("/run/dbus/system_bus_socket").exists() {
+    if !Path::new("/run/dbus/system_bus_socket").exists() || !Path::new(BUS).exists() {
         println!("SKIP: needs a system bus");
         return;
     }
@@ -400,8 +401,9 @@ fn a_bus_in_between_does_as_well() {
 fn the_unit_is_what_the_real_runc_makes() {
     const RUNC: &str = "/usr/sbin/runc";
     let Some(mut b) = bundle("sleep 1000") else { return };
-    if !Path::new(RUNC).exists() {
-        println!("SKIP: needs runc");
+    let version = Command::new(RUNC).arg("--version").output().map(|o| o.stdout);
+    if !version.is_ok_and(|text| text.starts_with(b"runc version 1.1.")) {
+        println!("SKIP: needs runc 1.1");
         return;
     }
     b.config["linux"]["resources"] = json!({
@@ -487,8 +489,8 @@ fn as_user(b: &Bundle, bus: Option<&str>, args: &[&str]) -> Said {
 fn a_users_container_is_in_the_users_systemd() {
     let Some(mut b) = bundle("sleep 1000") else { return };
     use std::os::unix::fs::chown;
-    if !Path::new("/etc/systemd/system/user@.service").exists() {
-        println!("SKIP: needs the virtual machine's user@.service");
+    if !Path::new("/etc/systemd/system/user@.service").exists() || !Path::new(BUS).exists() {
+        println!("SKIP: needs the virtual machine's user@.service and dbus-daemon");
         return;
     }
     let rootless = b.path().join("rootless");
@@ -519,6 +521,9 @@ fn a_users_container_is_in_the_users_systemd() {
     let unit = scope(&b);
     let manager = "user.slice/user-1000.slice/user@1000.service";
     let dir = directory(&format!("{manager}/user.slice/{unit}"));
+    // Without a word where its systemd is there is no way to it.
+    let said = as_user(&b, Some("tcp:host=localhost"), &["create", &b.id]);
+    assert!(said.code == 1 && said.out.contains("invalid dbus address"), "{said:?}");
     // By the user's bus, and by systemd's own socket where there is none.
     for bus in [None, Some("unix:path=/nowhere")] {
         assert_code(&as_user(&b, bus, &["create", &b.id]), &b);

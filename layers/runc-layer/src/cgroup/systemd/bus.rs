@@ -62,7 +62,7 @@ fn connect(user: bool) -> dbus::Result<Connection> {
             Some(Address::Path(b"/run/systemd/private".to_vec())),
         ),
     };
-    let mut failed = dbus::Error::Address("unix:path=$XDG_RUNTIME_DIR/bus".to_owned());
+    let mut failed = dbus::Error::NoBus;
     let direct = direct.iter().map(|address| (address, false));
     let buses = buses.iter().map(|address| (address, true));
     let ways: Vec<(&Address, bool)> =

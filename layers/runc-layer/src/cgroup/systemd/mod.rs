@@ -47,7 +47,8 @@ pub(crate) struct Launch {
     owner: Option<u32>,
 }
 
-/// Where the cgroup of the container `id` will be, and how to get there. Nothing is made yet.
+/// Where the cgroup of the container `id` will be, and how to get there: in the machine's systemd,
+/// or in the `user`'s. Nothing is made yet.
 ///
 /// # Errors
 ///
@@ -56,13 +57,13 @@ pub(crate) fn prepare(
     hierarchies: &Hierarchies,
     spec: &Spec,
     id: &str,
-    rootless: bool,
+    user: bool,
     warn: &mut dyn FnMut(String),
 ) -> Result<(Cgroup, Launch)> {
     let extra = annotations::properties(&spec.annotations)?;
-    let unit = Unit::named(&spec.linux.cgroups_path, id, rootless)?;
+    let unit = Unit::named(&spec.linux.cgroups_path, id, user)?;
     let version = if hierarchies.is_v2() { 2 } else { 1 };
-    if rootless && version == 1 {
+    if user && version == 1 {
         return Err(Error::Systemd(
             "cannot use rootless systemd cgroups manager on cgroup v1".to_owned(),
         ));
@@ -70,10 +71,10 @@ pub(crate) fn prepare(
     let none = Resources::default();
     let resources = spec.linux.resources.as_ref().unwrap_or(&none);
     limits::check(resources, version)?;
-    let mut systemd = Systemd::connect(rootless)?;
+    let mut systemd = Systemd::connect(user)?;
     let mut limits = properties::devices(&Policy::new(&resources.devices)?, warn);
     limits.extend(properties::of(resources, version, &mut || systemd.idles())?);
-    let base = if rootless { systemd.control_group()? } else { String::new() };
+    let base = if user { systemd.control_group()? } else { String::new() };
     let paths = match hierarchies {
         Hierarchies::V2 { mount, .. } => {
             let below = format!("{base}{}", unit.path()?);
@@ -104,7 +105,8 @@ fn basics(unit: &Unit, version: u8) -> Vec<Property> {
     list.push(on("CPUAccounting", true));
     list.push(on(if version == 2 { "IOAccounting" } else { "BlockIOAccounting" }, true));
     list.push(on("TasksAccounting", true));
-    // Without these a scope is stopped before the services at shutdown, and needs its slices.
+    // They would stop it at the begin of a shutdown (systemd.scope(5)), before the daemon that
+    // keeps the container could.
     list.push(on("DefaultDependencies", false));
     list
 }

@@ -156,6 +156,35 @@ impl Rig {
         self.ctr()
     }
 
+    /// Starts a real containerd and strata-containerd side by side, each in the directory of its
+    /// name below the rig's.
+    pub(crate) fn both_containerds(&mut self) -> [Client; 2] {
+        for side in ["real", "strata"] {
+            fs::create_dir(self.path(side)).unwrap();
+        }
+        let at = |side: &str, name: &str| self.path(side).join(name);
+        let config = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [plugins.\"io.containerd.internal.v1.opt\"]\npath = {:?}\n\
+             [grpc]\naddress = {:?}\n",
+            at("real", "root"),
+            at("real", "run"),
+            at("real", "opt"),
+            at("real", "c.sock"),
+        );
+        fs::write(at("real", "config.toml"), config).unwrap();
+        let (real, strata) = (at("real", "c.sock"), at("strata", "c.sock"));
+        let args = self.args(&["--config", "@real/config.toml"]);
+        self.daemon(&found("containerd"), &args, &real);
+        let address = ["--address", "@strata/c.sock"];
+        let args = ["--root", "@strata/root", "--state", "@strata/run"];
+        let args = self.args(&[&args[..], &address].concat());
+        self.daemon(&self.program("strata-containerd"), &args, &strata);
+        ["@real/c.sock", "@strata/c.sock"]
+            .map(|socket| Client { program: "ctr".into(), args: self.args(&["--address", socket]) })
+    }
+
     fn ctr(&self) -> Client {
         Client { program: "ctr".into(), args: self.args(&["--address", "@containerd.sock"]) }
     }
@@ -270,10 +299,11 @@ fn found(program: &str) -> PathBuf {
 
 /// busybox and its links as an image.
 pub(crate) fn archive() -> Vec<u8> {
-    use sha2::{Digest, Sha256};
-    let hex = |bytes: &[u8]| -> String {
-        Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
-    };
+    archive_of(&[busybox_layer()])
+}
+
+/// A layer with busybox, its links and users.
+pub(crate) fn busybox_layer() -> Vec<u8> {
     let mut layer = tar::Builder::new(Vec::new());
     let busybox = fs::read(found("busybox")).unwrap();
     let mut header = tar::Header::new_gnu();
@@ -293,24 +323,34 @@ pub(crate) fn archive() -> Vec<u8> {
     header.set_mode(0o644);
     header.set_size(passwd.len() as u64);
     layer.append_data(&mut header, "etc/passwd", passwd.as_slice()).unwrap();
-    let layer = layer.into_inner().unwrap();
+    layer.into_inner().unwrap()
+}
+
+/// Layers as an image in a `docker save` archive.
+pub(crate) fn archive_of(layers: &[Vec<u8>]) -> Vec<u8> {
+    use sha2::{Digest, Sha256};
+    let hex = |bytes: &[u8]| -> String {
+        Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    };
+    let diff_ids: Vec<_> = layers.iter().map(|layer| format!("sha256:{}", hex(layer))).collect();
     let config = serde_json::json!({
         "architecture": "amd64", "os": "linux",
         "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex(&layer))]},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
     })
     .to_string();
     let name = format!("{}.json", hex(config.as_bytes()));
-    let layer_name = format!("{}/layer.tar", hex(&layer));
+    let layer_names: Vec<_> =
+        layers.iter().map(|layer| format!("{}/layer.tar", hex(layer))).collect();
     let manifest =
-        serde_json::json!([{"Config": name, "RepoTags": [IMAGE], "Layers": [layer_name]}])
+        serde_json::json!([{"Config": name, "RepoTags": [IMAGE], "Layers": layer_names}])
             .to_string();
     let mut archive = tar::Builder::new(Vec::new());
-    for (name, bytes) in [
-        (layer_name.as_str(), layer.as_slice()),
-        (name.as_str(), config.as_bytes()),
-        ("manifest.json", manifest.as_bytes()),
-    ] {
+    let named = layer_names.iter().map(String::as_str);
+    let files = named
+        .zip(layers.iter().map(Vec::as_slice))
+        .chain([(name.as_str(), config.as_bytes()), ("manifest.json", manifest.as_bytes())]);
+    for (name, bytes) in files {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);
         header.set_size(bytes.len() as u64);

@@ -30,6 +30,8 @@ pub enum Kind {
     Cancelled,
     /// Anything else.
     Internal,
+    /// What containerd passes on without a kind.
+    Unknown,
 }
 
 /// An error with containerd's wording.
@@ -84,6 +86,11 @@ impl Error {
     /// `what: not implemented`
     pub fn unimplemented(what: impl Display) -> Self {
         Self::new(Kind::Unimplemented, format!("{what}: not implemented"))
+    }
+
+    /// What containerd passes on from elsewhere without giving it a kind.
+    pub fn unknown(what: impl Display) -> Self {
+        Self::new(Kind::Unknown, what.to_string())
     }
 
     /// Anything else.

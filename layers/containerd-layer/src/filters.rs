@@ -25,8 +25,12 @@ enum Test {
     Present,
     Equal(String),
     NotEqual(String),
-    Matches(regex::Regex),
+    /// Nothing does not match anything: it was no regular expression, which containerd only logs.
+    Matches(Option<regex::Regex>),
 }
+
+/// The characters of operators.
+const OPERATOR: [char; 3] = ['=', '!', '~'];
 
 impl Filters {
     /// Parses the filters of one request.
@@ -53,7 +57,9 @@ impl Selector {
             (Test::NotEqual(want), value) => value.as_deref() != Some(want),
             (_, None) => false,
             (Test::Equal(want), Some(value)) => value == *want,
-            (Test::Matches(regex), Some(value)) => regex.is_match(&value),
+            (Test::Matches(regex), Some(value)) => {
+                regex.as_ref().is_some_and(|regex| regex.is_match(&value))
+            }
         }
     }
 }
@@ -72,9 +78,17 @@ impl<'a> Parser<'a> {
         &self.text[self.at..]
     }
 
+    /// containerd's error for what is found here.
     fn error(&self, reason: &str) -> Error {
-        let (before, after) = self.text.split_at(self.at);
-        Error::invalid(format_args!("filters: parse error: [{before} >|{after}|< ]: {reason}"))
+        let (before, rest) = self.text.split_at(self.at);
+        let mut after = rest.chars();
+        let place = match after.next() {
+            Some(here) => format!("{before} >|{here}|< {}", after.as_str()),
+            None => before.to_owned(),
+        };
+        // The kind stands twice in containerd's text.
+        let inner = Error::invalid(format_args!("parse error: [{place}]: {reason}"));
+        Error::invalid(format_args!("filters: {inner}"))
     }
 
     fn eat(&mut self, token: &str) -> bool {
@@ -96,7 +110,8 @@ impl<'a> Parser<'a> {
                 return Ok(selectors);
             }
             if !self.eat(",") {
-                return Err(self.error("unexpected input"));
+                let found = self.rest().chars().next().unwrap_or_default();
+                return Err(self.error(&format!("unexpected input: {found}")));
             }
         }
     }
@@ -107,23 +122,24 @@ impl<'a> Parser<'a> {
             path.push(self.word(true)?);
         }
         let test = if self.eat("==") {
-            Test::Equal(self.value()?)
+            Test::Equal(self.word(false)?)
         } else if self.eat("!=") {
-            Test::NotEqual(self.value()?)
+            Test::NotEqual(self.word(false)?)
         } else if self.eat("~=") {
-            let pattern = self.value()?;
-            Test::Matches(regex::Regex::new(&pattern).map_err(|e| self.error(&e.to_string()))?)
+            let pattern = self.word(false)?;
+            let regex = regex::Regex::new(&pattern);
+            if let Err(error) = &regex {
+                tracing::error!(pattern, %error, "in a filter");
+            }
+            Test::Matches(regex.ok())
+        } else if self.rest().starts_with(OPERATOR) {
+            let rest = self.rest();
+            let end = rest.find(|c: char| !OPERATOR.contains(&c)).unwrap_or(rest.len());
+            return Err(self.error(&format!("unsupported operator {:?}", &rest[..end])));
         } else {
             Test::Present
         };
         Ok(Selector { path, test })
-    }
-
-    fn value(&mut self) -> Result<String> {
-        if self.rest().is_empty() || self.rest().starts_with(',') {
-            return Ok(String::new());
-        }
-        self.word(false)
     }
 
     /// A quoted string, or a run of characters that end neither a field nor a value.
@@ -135,11 +151,17 @@ impl<'a> Parser<'a> {
             return self.quoted(quote);
         }
         let stop = |c: char| {
-            if field { !(c.is_ascii_alphanumeric() || c == '_' || c == '-') } else { c == ',' }
+            if field {
+                !(c.is_ascii_alphanumeric() || c == '_' || c == '-')
+            } else {
+                c == ',' || c.is_whitespace()
+            }
         };
         let end = self.rest().find(stop).unwrap_or(self.rest().len());
         if end == 0 {
-            return Err(self.error("expected field or value"));
+            let wanted =
+                if field { "expected field or quoted" } else { "expected value or quoted" };
+            return Err(self.error(wanted));
         }
         let word = self.rest()[..end].to_owned();
         self.at += end;
@@ -166,7 +188,7 @@ impl<'a> Parser<'a> {
                 c => word.push(c),
             }
         }
-        Err(self.error("unclosed quote"))
+        Err(self.error("quoted literal not terminated"))
     }
 }
 

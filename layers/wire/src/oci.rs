@@ -66,7 +66,9 @@ impl Program {
         if output.status.success() {
             return Ok(output.stdout);
         }
-        Err(failed(verb, output.status, String::from_utf8_lossy(&output.stderr).trim()))
+        let said = String::from_utf8_lossy(&output.stderr);
+        let words = last_line_of_log(&said);
+        Err(failed(verb, output.status, words.as_deref().unwrap_or(said.trim())))
     }
 
     /// Runs a command that hands its standard streams to a container; its error is in its log.
@@ -81,6 +83,8 @@ impl Program {
         let globals =
             [OsStr::new("--log"), log.as_os_str(), "--log-format".as_ref(), "json".as_ref()];
         let mut command = self.command(cx, &globals, verb);
+        // strata-runc's own: the streams are the container's, and the error is read from the log.
+        command.env("STRATA_RUNC_ERRORS", "log");
         let stream = |fd: Option<_>| fd.map_or_else(Stdio::null, Stdio::from);
         command
             .args(args)
@@ -133,6 +137,15 @@ fn last_error(log: &str) -> Option<String> {
         let entry: serde_json::Value = serde_json::from_str(line).ok()?;
         let error = matches!(entry["level"].as_str()?, "error" | "fatal");
         error.then(|| entry["msg"].as_str().map(str::to_owned))?
+    })
+}
+
+/// The message of the last error in a log of text lines, as runtimes write it to standard error.
+fn last_line_of_log(said: &str) -> Option<String> {
+    said.lines().rev().find_map(|line| {
+        let (head, message) = line.split_once(" msg=")?;
+        let error = head.starts_with("time=") && head.ends_with("level=error");
+        error.then(|| serde_json::from_str(message).unwrap_or_else(|_| message.to_owned()))
     })
 }
 

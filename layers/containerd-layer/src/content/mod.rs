@@ -148,7 +148,7 @@ impl ContentStore {
         match File::open(&path) {
             Ok(file) => Ok(Reader { file, size: info.size }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                Err(Error::not_found(format_args!("content {digest}")))
+                Err(Error::not_found(format_args!("content digest {digest}")))
             }
             Err(e) => Err(e).at("opening", &path),
         }

@@ -156,8 +156,8 @@ impl Writer {
         let expected = expected.as_ref();
         if size > 0 && size != self.offset {
             return Err(Error::precondition(format_args!(
-                "unexpected commit size {}, expected {size}",
-                self.offset
+                "{:?} failed size validation: {} != {size}",
+                self.options.reference, self.offset
             )));
         }
         // What it is to be called may only now be known.
@@ -219,7 +219,10 @@ fn record(
     let blob = Content { digest: digest.clone(), size, labels, created_at: now, updated_at: now };
     store.0.metadata.change(|tx| {
         tx.lease_resource(ns, options.lease.as_deref(), "content", digest.as_str())?;
-        tx.create(ns, digest.as_str(), &blob)
+        if tx.find::<Content>(ns, digest.as_str())?.is_some() {
+            return Err(Error::already_exists(format_args!("content {digest}")));
+        }
+        tx.put(ns, digest.as_str(), &blob)
     })
 }
 

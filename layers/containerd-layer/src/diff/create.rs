@@ -4,7 +4,7 @@
 use crate::{Digest, Error, Result, digest::Hasher, error::At, snapshots::xattrs};
 use std::{
     collections::HashMap,
-    ffi::{OsStr, OsString},
+    ffi::{CStr, CString, OsStr, OsString},
     fs::{self, File, Metadata},
     io::{self, Read, Write},
     os::unix::{
@@ -21,14 +21,12 @@ use tar::{Builder, EntryType, Header};
 /// # Errors
 /// When a file cannot be read or `layer` does not take the bytes.
 pub fn create(upper: &Path, layer: impl Write) -> Result<Digest> {
-    let sink = Hashing { inner: layer, hasher: Hasher::default() };
-    let mut archive = Archive { upper, builder: Builder::new(sink), links: HashMap::new() };
+    let mut archive = Archive::new(upper, layer, true);
     archive.directory(Path::new(""))?;
-    let sink = archive.builder.into_inner().map_err(|e| Error::io("writing the layer", &e))?;
-    Ok(sink.hasher.finish())
+    archive.finish()
 }
 
-struct Hashing<W> {
+pub(super) struct Hashing<W> {
     inner: W,
     hasher: Hasher,
 }
@@ -45,28 +43,37 @@ impl<W: Write> Write for Hashing<W> {
     }
 }
 
-struct Archive<'a, W: Write> {
+/// A layer being written of the files below `upper`.
+pub(super) struct Archive<'a, W: Write> {
     upper: &'a Path,
     builder: Builder<Hashing<W>>,
     /// The first name of each inode that has several.
     links: HashMap<(u64, u64), PathBuf>,
+    /// Whether times have fractions of a second.
+    exact: bool,
 }
 
-impl<W: Write> Archive<'_, W> {
+impl<'a, W: Write> Archive<'a, W> {
+    pub(super) fn new(upper: &'a Path, layer: W, exact: bool) -> Self {
+        let sink = Hashing { inner: layer, hasher: Hasher::default() };
+        Archive { upper, builder: Builder::new(sink), links: HashMap::new(), exact }
+    }
+
+    /// Ends the layer, and answers its digest.
+    pub(super) fn finish(self) -> Result<Digest> {
+        let sink = self.builder.into_inner().map_err(|e| Error::io("writing the layer", &e))?;
+        Ok(sink.hasher.finish())
+    }
+
     fn directory(&mut self, name: &Path) -> Result<()> {
-        let path = self.upper.join(name);
-        let mut children = Vec::new();
-        for entry in fs::read_dir(&path).at("listing", &path)? {
-            children.push(entry.at("listing", &path)?.file_name());
-        }
-        children.sort_unstable();
-        for child in children {
+        for child in children(&self.upper.join(name))? {
             self.entry(&name.join(child))?;
         }
         Ok(())
     }
 
-    fn entry(&mut self, name: &Path) -> Result<()> {
+    /// Adds what is called `name`, with everything in it.
+    pub(super) fn entry(&mut self, name: &Path) -> Result<()> {
         let path = self.upper.join(name);
         let meta = fs::symlink_metadata(&path).at("reading", &path)?;
         let attributes = xattrs(&path)?;
@@ -77,21 +84,14 @@ impl<W: Write> Archive<'_, W> {
             found.map(|(_, value)| value.as_slice())
         };
         if meta.file_type().is_char_device() && meta.rdev() == 0 || marked("whiteout").is_some() {
-            let hidden = name.file_name().unwrap_or_default();
-            return self.marker(&name.with_file_name(prefixed(hidden)));
+            return self.whiteout(name);
         }
         if meta.file_type().is_socket() {
             // No archive can hold one.
             return Ok(());
         }
-        let kept: Vec<_> = attributes
-            .iter()
-            .filter(|(n, _)| !n.to_bytes().starts_with(b"trusted.overlay."))
-            .filter(|(n, _)| !n.to_bytes().starts_with(b"user.overlay."))
-            .map(|(n, value)| (format!("SCHILY.xattr.{}", n.to_string_lossy()), value.clone()))
-            .collect();
         let opaque = marked("opaque") == Some(b"y");
-        self.append(name, &path, &meta, kept)?;
+        self.alone(name, &path, &meta, &attributes)?;
         if meta.is_dir() {
             if opaque {
                 self.marker(&name.join(".wh..wh..opq"))?;
@@ -99,6 +99,26 @@ impl<W: Write> Archive<'_, W> {
             self.directory(name)?;
         }
         Ok(())
+    }
+
+    /// Adds what is called `name`, and nothing that is in it.
+    pub(super) fn alone(
+        &mut self,
+        name: &Path,
+        path: &Path,
+        meta: &Metadata,
+        attributes: &[(CString, Vec<u8>)],
+    ) -> Result<()> {
+        let kept = attributes.iter().filter(|(attribute, _)| !is_overlays(attribute));
+        let pax = kept.map(|(attribute, value)| {
+            (format!("SCHILY.xattr.{}", attribute.to_string_lossy()), value.clone())
+        });
+        self.append(name, path, meta, pax.collect())
+    }
+
+    /// Adds that there is nothing called `name` any more.
+    pub(super) fn whiteout(&mut self, name: &Path) -> Result<()> {
+        self.marker(&name.with_file_name(prefixed(name.file_name().unwrap_or_default())))
     }
 
     fn append(
@@ -113,7 +133,7 @@ impl<W: Write> Archive<'_, W> {
         header.set_mtime(u64::try_from(meta.mtime()).unwrap_or(0));
         header.set_size(0);
         // What ustar's fields cannot hold stands in pax records before the header.
-        if meta.mtime_nsec() != 0 {
+        if self.exact && meta.mtime_nsec() != 0 {
             let mtime = format!("{}.{:09}", meta.mtime().max(0), meta.mtime_nsec());
             pax.push(("mtime".to_owned(), mtime.into_bytes()));
         }
@@ -140,16 +160,19 @@ impl<W: Write> Archive<'_, W> {
             header.set_device_major(rustix::fs::major(meta.rdev())).map_err(writing)?;
             header.set_device_minor(rustix::fs::minor(meta.rdev())).map_err(writing)?;
         }
-        let whole = name.as_os_str().as_bytes();
+        let mut whole = name.as_os_str().as_bytes().to_vec();
+        if kind.is_dir() {
+            whole.push(b'/');
+        }
         if whole.len() > 100 {
-            pax.push(("path".to_owned(), whole.to_vec()));
+            pax.push(("path".to_owned(), whole.clone()));
         }
         let target = link.map(PathBuf::into_os_string).map(OsString::into_vec).unwrap_or_default();
         if target.len() > 100 {
             pax.push(("linkpath".to_owned(), target.clone()));
         }
         let old = header.as_old_mut();
-        fill(&mut old.name, whole);
+        fill(&mut old.name, &whole);
         fill(&mut old.linkname, &target);
         if !pax.is_empty() {
             let records = pax.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
@@ -200,6 +223,21 @@ impl<W: Write> Archive<'_, W> {
         }
         self.builder.append(&header, io::empty()).map_err(writing)
     }
+}
+
+/// The names in a directory, in order.
+pub(super) fn children(dir: &Path) -> Result<Vec<OsString>> {
+    let entries = fs::read_dir(dir).at("listing", dir)?;
+    let names = entries.map(|entry| entry.at("listing", dir).map(|entry| entry.file_name()));
+    let mut names = names.collect::<Result<Vec<_>>>()?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Whether an extended attribute is overlayfs's own and no part of the files.
+pub(super) fn is_overlays(attribute: &CStr) -> bool {
+    let name = attribute.to_bytes();
+    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
 }
 
 /// As much of a name as its field holds; the whole one is in a pax record when that is not all.

@@ -1,14 +1,16 @@
-//! Layers to directories.
+//! Layers to directories, and directories to layers.
 //!
 //! [`apply`] runs on two threads: the caller's reads the compressed stream and inflates it, a
 //! second one hashes the tar and writes the files, with a few buffers going round between them.
 
+mod compare;
 pub(crate) mod compression;
 pub(crate) mod confine;
 mod create;
 mod extract;
 pub(crate) mod tar;
 
+pub use compare::compare;
 pub use create::create;
 
 use crate::{Digest, Error, Result, digest::Hasher, snapshots::Usage};

@@ -67,7 +67,7 @@ macro_rules! opaque {
 records! {
     Namespace: "namespaces", "namespace {:?}";
     Image: "images", "image {:?}";
-    Content: "content", "content {}";
+    Content: "content", "content digest {}";
     Snapshot: "snapshots", "snapshot {}";
     Lease: "leases", "lease {:?}";
 }

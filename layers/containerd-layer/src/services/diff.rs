@@ -1,21 +1,28 @@
-//! `Diff`: layers to files. Making a layer of files is refused.
+//! `Diff`: layers to files, and files to layers.
 
 use super::{
-    convert::{descriptor_in, descriptor_out},
+    convert::{descriptor_in, descriptor_out, labels_in},
+    lease,
+    mounted::mounted,
     namespace, required, verbs,
 };
 use crate::{
-    Engine, Error, Result,
+    Digest, Error, Kind, Result, Store,
+    content::{Writer, WriterOptions},
     diff::{self, Whiteouts},
     images::{Descriptor, media},
+    metadata::Labels,
 };
+use flate2::{Compression, write::GzEncoder};
 use hops::proto::containerd::{
-    services::diff::v1::{ApplyRequest, ApplyResponse, DiffRequest},
+    services::diff::v1::{ApplyRequest, ApplyResponse, DiffRequest, DiffResponse},
     types::Mount,
 };
-use std::{io::BufReader, path::PathBuf};
-
-hops::refuse!(Engine: DiffRequest);
+use std::{
+    io::{self, BufReader, BufWriter, Write},
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 /// How much of a blob is read at once, in bytes.
 const BUFFER: usize = 256 << 10;
@@ -70,6 +77,122 @@ verbs! {
             Ok(Descriptor::new(media::OCI_LAYER, applied.diff_id, applied.size))
         }).await?;
         Ok(ApplyResponse { applied: Some(descriptor_out(applied)) })
+    }
+
+    DiffRequest = |engine, cx, op| {
+        let comparison = Comparison::of(namespace(cx)?, lease(cx), op)?;
+        let layer = engine.blocking(move |store| comparison.run(store)).await?;
+        Ok(DiffResponse { diff: Some(descriptor_out(layer)) })
+    }
+}
+
+/// A layer to be made.
+struct Comparison {
+    ns: String,
+    left: Vec<Mount>,
+    right: Vec<Mount>,
+    media_type: String,
+    reference: String,
+    labels: Labels,
+    lease: Option<String>,
+}
+
+/// The label of a compressed layer that says what it is uncompressed.
+const UNCOMPRESSED: &str = "containerd.io/uncompressed";
+
+/// How many layers were made so far under names of this daemon's own.
+static UNNAMED: AtomicU64 = AtomicU64::new(0);
+
+impl Comparison {
+    fn of(ns: String, lease: Option<String>, op: DiffRequest) -> Result<Comparison> {
+        let media_type = match op.media_type.as_str() {
+            "" => media::OCI_LAYER_GZIP,
+            known @ (media::OCI_LAYER | media::OCI_LAYER_GZIP) => known,
+            other => {
+                return Err(Error::unimplemented(format_args!(
+                    "unsupported diff media type: {other}"
+                )));
+            }
+        };
+        let number = UNNAMED.fetch_add(1, Ordering::Relaxed);
+        let unnamed = || format!("diff-{}-{number}", std::process::id());
+        Ok(Comparison {
+            ns,
+            left: op.left,
+            right: op.right,
+            media_type: media_type.to_owned(),
+            reference: Some(op.r#ref).filter(|r| !r.is_empty()).unwrap_or_else(unnamed),
+            labels: labels_in(op.labels),
+            lease,
+        })
+    }
+
+    /// Makes the layer, and has it in the store.
+    fn run(mut self, store: &Store) -> Result<Descriptor> {
+        let options = WriterOptions {
+            reference: self.reference.clone(),
+            lease: self.lease.clone(),
+            ..WriterOptions::default()
+        };
+        let mut writer = store.content().writer(&self.ns, options)?;
+        let written = writer.truncate().and_then(|()| {
+            let dir = store.state().join("diff");
+            mounted(&dir, [&self.left, &self.right], |left, right| {
+                let blob = BufWriter::with_capacity(BUFFER, Blob(&mut writer));
+                if self.media_type == media::OCI_LAYER {
+                    let mut blob = blob;
+                    let diff_id = diff::compare(left, right, &mut blob)?;
+                    blob.flush().map_err(|e| Error::io("writing the layer", &e))?;
+                    return Ok(diff_id);
+                }
+                let mut gzip = GzEncoder::new(blob, Compression::default());
+                let diff_id = diff::compare(left, right, &mut gzip)?;
+                let ended = gzip.finish().and_then(|mut blob| blob.flush());
+                ended.map_err(|e| Error::io("writing the layer", &e))?;
+                Ok(diff_id)
+            })
+        });
+        let diff_id = match written {
+            Ok(diff_id) => diff_id,
+            Err(e) => {
+                writer.abort()?;
+                return Err(e);
+            }
+        };
+        if self.media_type == media::OCI_LAYER_GZIP {
+            self.labels.insert(UNCOMPRESSED.to_owned(), diff_id.to_string());
+        }
+        self.commit(store, writer)
+    }
+
+    fn commit(self, store: &Store, writer: Writer) -> Result<Descriptor> {
+        let (size, digest): (u64, Digest) = (writer.offset(), writer.digest());
+        match writer.commit(size, None, self.labels.clone()) {
+            Ok(_) => {}
+            // The same layer was made before.
+            Err(e) if e.kind == Kind::AlreadyExists => {
+                store.content().add_labels(&self.ns, &digest, self.labels)?;
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(Descriptor::new(&self.media_type, digest, size))
+    }
+}
+
+/// A blob as what can be written to.
+struct Blob<'a>(&'a mut Writer);
+
+impl Write for Blob<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(|e| match e.kind {
+            Kind::ResourceExhausted => io::Error::new(io::ErrorKind::StorageFull, e),
+            _ => io::Error::other(e),
+        })?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

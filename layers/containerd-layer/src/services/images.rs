@@ -50,7 +50,7 @@ fn image(message: Message) -> Result<Image> {
 fn target(target: Option<types::Descriptor>) -> Result<Descriptor> {
     let target = target.unwrap_or_default();
     if target.digest.is_empty() {
-        return Err(Error::invalid(format_args!("image digest {:?} is invalid", target.digest)));
+        return Err(Error::invalid("Target.Digest \"\" invalid: invalid checksum digest format"));
     }
     if target.size <= 0 {
         return Err(Error::invalid("image target size must be greater than zero"));

@@ -6,15 +6,17 @@ use super::{
 };
 use crate::{
     Digest, Error, Kind, Result,
+    error::At,
     filters::Filters,
     metadata::{Lease, Resource, identifier},
 };
+use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use hops::proto::containerd::services::leases::v1::{
     AddResourceRequest, CreateRequest, CreateResponse, DeleteRequest, DeleteResourceRequest,
     Lease as Message, ListRequest, ListResourcesRequest, ListResourcesResponse, ListResponse,
     Resource as ResourceMessage,
 };
-use std::{collections::BTreeSet, time::SystemTime};
+use std::{collections::BTreeSet, fs::File, io::Read, time::SystemTime};
 
 fn message(lease: Lease) -> Message {
     Message { id: lease.id, created_at: stamp(lease.created_at), labels: labels_out(lease.labels) }
@@ -45,15 +47,21 @@ fn resource(message: ResourceMessage) -> Result<Resource> {
     Ok(Resource { kind, id })
 }
 
+/// An id for a lease without one, in containerd's form.
+fn unnamed() -> Result<String> {
+    let mut random = [0; 3];
+    let source = "/dev/urandom";
+    File::open(source).and_then(|mut file| file.read_exact(&mut random)).at("reading", source)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Ok(format!("{}-{}", now.subsec_nanos(), URL_SAFE.encode(random)))
+}
+
 verbs! {
     CreateRequest = |engine, cx, op| {
         let ns = namespace(cx)?;
-        if op.id.is_empty() {
-            return Err(Error::invalid("lease id must be provided").into());
-        }
-        // Any other id will do, as with containerd: `ctr images mount` names a lease by a path.
+        // Any id will do, as with containerd: `ctr images mount` names a lease by a path.
         let lease = Lease {
-            id: op.id,
+            id: if op.id.is_empty() { unnamed()? } else { op.id },
             labels: labels_in(op.labels),
             created_at: SystemTime::now(),
             resources: BTreeSet::new(),

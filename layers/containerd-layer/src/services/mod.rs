@@ -11,6 +11,7 @@ pub(crate) mod health;
 mod images;
 pub(crate) mod introspection;
 mod leases;
+mod mounted;
 mod namespaces;
 mod resolver;
 mod sandbox;
@@ -105,6 +106,7 @@ impl From<Error> for HopError {
             Kind::Unimplemented => hops::Kind::Unimplemented,
             Kind::Cancelled => hops::Kind::Cancelled,
             Kind::Internal => hops::Kind::Internal,
+            Kind::Unknown => hops::Kind::Unknown,
         };
         HopError::new(kind, error.message)
     }

@@ -47,10 +47,12 @@ verbs! {
         let changed = engine.blocking(move |store| {
             let what = format!("namespace {:?}", new.name);
             let changed = store.metadata().change(|tx| {
-                tx.update("", &new.name, |namespace: &mut Namespace| {
-                    relabel(&mut namespace.labels, &new.labels, &mask, &what)?;
-                    identifier::validate_labels(&namespace.labels)
-                })
+                // containerd makes the one that is not there.
+                let mut namespace = tx.find::<Namespace>("", &new.name)?.unwrap_or_default();
+                relabel(&mut namespace.labels, &new.labels, &mask, &what)?;
+                identifier::validate_labels(&namespace.labels)?;
+                tx.put("", &new.name, &namespace)?;
+                Ok(namespace)
             })?;
             Ok(message(new.name, changed))
         }).await?;

@@ -84,6 +84,22 @@ pub(super) struct Options {
     pub(super) io_gid: u32,
 }
 
+/// `containerd.linux.runc.CreateOptions`, of containerd's first shim, as far as the shim obeys it:
+/// ctr makes it for runtimes whose names it does not know.
+#[derive(Clone, PartialEq, Eq, Message)]
+struct CreateOptions {
+    #[prost(bool, tag = "1")]
+    no_pivot_root: bool,
+    #[prost(bool, tag = "8")]
+    no_new_keyring: bool,
+    #[prost(string, tag = "9")]
+    shim_cgroup: String,
+    #[prost(uint32, tag = "10")]
+    io_uid: u32,
+    #[prost(uint32, tag = "11")]
+    io_gid: u32,
+}
+
 // serde hands its predicates a reference.
 #[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_zero(n: &u32) -> bool {
@@ -100,6 +116,18 @@ impl Options {
             return Ok(Options::default());
         };
         let name = any.type_url.rsplit('/').next().unwrap_or_default();
+        if name == "containerd.linux.runc.CreateOptions" {
+            let o = CreateOptions::decode(&*any.value)
+                .map_err(|e| HopError::invalid(format!("options: {e}")))?;
+            return Ok(Options {
+                no_pivot_root: o.no_pivot_root,
+                no_new_keyring: o.no_new_keyring,
+                shim_cgroup: o.shim_cgroup,
+                io_uid: o.io_uid,
+                io_gid: o.io_gid,
+                ..Options::default()
+            });
+        }
         if name != "containerd.runc.v1.Options" {
             return Err(HopError::invalid(format!("options: unexpected type {:?}", any.type_url)));
         }

@@ -33,6 +33,8 @@ mod sys;
 
 use std::{ffi::OsString, io::Write, process::ExitCode};
 
+pub(crate) use rootfs::mount_one;
+
 use flags::{Action, Flags};
 
 /// The layer's name in traces.

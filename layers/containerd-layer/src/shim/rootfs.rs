@@ -97,7 +97,12 @@ impl Drop for Rootfs {
     }
 }
 
-fn mount_one(component: &Mount, target: &Path) -> Result<()> {
+/// Mounts one of a root filesystem's mounts on `target`. With many layers the working directory
+/// changes for the length of the call: no other thread may share it.
+///
+/// # Errors
+/// Those of mount(2).
+pub(crate) fn mount_one(component: &Mount, target: &Path) -> Result<()> {
     let (mut flags, mut data, mut lower) = (MsFlags::empty(), Vec::new(), None);
     for option in &component.options {
         match FLAGS.iter().find(|(word, ..)| word == option) {
@@ -129,7 +134,6 @@ fn mount_one(component: &Mount, target: &Path) -> Result<()> {
     if text.len() > PAGE {
         return Err(HopError::invalid("mount options is too long"));
     }
-    // The shim has one thread, so its working directory may change for the length of a call.
     let _back = from.map(WorkingDirectory::enter).transpose()?;
     mount(
         Some(component.source.as_str()),

@@ -22,7 +22,7 @@ use nix::{
     unistd::{Gid, Uid, fchown, pipe2},
 };
 
-use super::sys;
+use super::{process::refused, sys};
 
 /// The names of a process's streams, as requests give them and `State` repeats them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,7 +132,7 @@ impl Target {
             Some(("fifo", path)) => Ok(Target::Path(path.into())),
             Some(("file", path)) => Ok(Target::File(path.into())),
             Some(("binary", _)) => Ok(Target::Binary(name.to_owned())),
-            Some((scheme, _)) => Err(HopError::invalid(format!("unknown STDIO scheme {scheme}"))),
+            Some((scheme, _)) => Err(refused(format_args!("unknown STDIO scheme {scheme}"))),
         }
     }
 }

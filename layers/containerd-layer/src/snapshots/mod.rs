@@ -141,8 +141,7 @@ impl Snapshotter {
     /// # Errors
     /// `NotFound`.
     pub fn stat(&self, ns: &str, name: &str) -> Result<Snapshot> {
-        find(&self.0.metadata.view()?, &self.key(name), ns)?
-            .ok_or_else(|| Error::not_found(format_args!("snapshot {name}")))
+        find(&self.0.metadata.view()?, &self.key(name), ns)?.ok_or_else(|| missing(name))
     }
 
     /// The snapshots of a namespace that the filters accept.
@@ -212,8 +211,10 @@ impl Snapshotter {
                 size: 0,
                 inodes: 0,
             };
-            tx.create(ns, &self.key(name), &snapshot)
-                .map_err(|e| Error { message: e.message.replace(&self.key(name), name), ..e })?;
+            if tx.find::<Snapshot>(ns, &self.key(name))?.is_some() {
+                return Err(Error::already_exists(format_args!("snapshot {name:?}")));
+            }
+            tx.put(ns, &self.key(name), &snapshot)?;
             tx.lease_resource(ns, options.lease.as_deref(), &self.resource(), name)?;
             made = Some(self.dir(id));
             self.furnish(&self.dir(id), kind, below.as_ref())?;
@@ -256,7 +257,8 @@ impl Snapshotter {
         };
         if snapshot.kind != SnapshotKind::Committed {
             return Err(Error::invalid(format_args!(
-                "parent {parent:?} is not committed snapshot"
+                "failed to create snapshot: parent {:?} is not committed snapshot",
+                internal(ns, &snapshot)
             )));
         }
         Ok(Some(snapshot))
@@ -281,11 +283,11 @@ impl Snapshotter {
     /// `NotFound`; `FailedPrecondition` for a committed one.
     pub fn mounts(&self, ns: &str, name: &str) -> Result<Vec<Mount>> {
         let view = self.0.metadata.view()?;
-        let snapshot = find(&view, &self.key(name), ns)?
-            .ok_or_else(|| Error::not_found(format_args!("snapshot {name}")))?;
+        let snapshot = find(&view, &self.key(name), ns)?.ok_or_else(|| missing(name))?;
         if snapshot.kind == SnapshotKind::Committed {
             return Err(Error::precondition(format_args!(
-                "failed to get snapshot {name}: requested snapshot is committed"
+                "failed to get active mount: requested snapshot {} not active or view",
+                internal(ns, &snapshot)
             )));
         }
         let chain = self.chain(&view, ns, &snapshot.parent)?;
@@ -306,17 +308,23 @@ impl Snapshotter {
     /// `AlreadyExists` for the name, `NotFound` or `FailedPrecondition` for the key.
     pub fn commit(&self, ns: &str, name: &str, key: &str, options: SnapshotOptions) -> Result<()> {
         identifier::validate_labels(&options.labels)?;
+        // The name is what containerd looks at first.
+        if self.stat(ns, name).is_ok() {
+            return Err(Error::already_exists(format_args!("snapshot {name:?}")));
+        }
         let active = self.stat(ns, key)?;
         let usage = tree::usage(&self.upper(active.id))?;
         self.0.metadata.change(|tx| {
             if tx.find::<Snapshot>(ns, &self.key(name))?.is_some() {
                 return Err(Error::already_exists(format_args!("snapshot {name:?}")));
             }
-            let mut snapshot: Snapshot = tx
-                .find(ns, &self.key(key))?
-                .ok_or_else(|| Error::not_found(format_args!("snapshot {key}")))?;
+            let mut snapshot: Snapshot =
+                tx.find(ns, &self.key(key))?.ok_or_else(|| missing(key))?;
             if snapshot.kind != SnapshotKind::Active {
-                return Err(Error::precondition(format_args!("snapshot {key} is not active")));
+                return Err(Error::precondition(format_args!(
+                    "failed to commit snapshot: snapshot {:?} is not active",
+                    internal(ns, &snapshot)
+                )));
             }
             tx.remove::<Snapshot>(ns, &self.key(key))?;
             snapshot.name = name.to_owned();
@@ -350,7 +358,7 @@ impl Snapshotter {
             let prefix = self.key("");
             let children = tx.list::<Snapshot>(ns)?;
             if !children.iter().any(|(key, _)| *key == self.key(name)) {
-                return Err(Error::not_found(format_args!("snapshot {name}")));
+                return Err(missing(name));
             }
             if children.iter().any(|(key, s)| key.starts_with(&prefix) && s.parent == name) {
                 return Err(Error::precondition("cannot remove snapshot with child"));
@@ -433,6 +441,15 @@ impl Lookup for Change {
 
 fn find(view: &View, key: &str, ns: &str) -> Result<Option<Snapshot>> {
     view.find(ns, key)
+}
+
+fn missing(name: &str) -> Error {
+    Error::not_found(format_args!("snapshot {name} does not exist"))
+}
+
+/// A snapshot's name as containerd's snapshotters have it, and show it in errors.
+fn internal(ns: &str, snapshot: &Snapshot) -> String {
+    format!("{ns}/{}/{}", snapshot.id, snapshot.name)
 }
 
 fn remove_tree(dir: &Path) -> Result<()> {

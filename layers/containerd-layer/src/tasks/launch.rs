@@ -1,7 +1,7 @@
 //! Shims as programs: found by the runtime's name, executed to `start` and to `delete`, with the
 //! command line and environment of containerd 1.6.
 
-use crate::{Error, Kind, Result, error::At};
+use crate::{Error, Result, error::At};
 use hops::{
     Cx, Hop,
     cx::TRACEPARENT_ENV,
@@ -13,6 +13,7 @@ use prost::Message;
 use std::{
     env,
     ffi::OsString,
+    fmt,
     io::{self, Read, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -49,30 +50,34 @@ fn executable(program: &Path) -> bool {
 /// # Errors
 /// containerd's for a name that is none, or whose program is not installed.
 pub(super) fn program_of(runtime: &str) -> Result<PathBuf> {
+    let refused = |why: fmt::Arguments<'_>| {
+        Error::unknown(format_args!("failed to start shim: failed to resolve runtime path: {why}"))
+    };
     if runtime.starts_with('/') {
         let program = PathBuf::from(runtime);
-        return if executable(&program) {
-            Ok(program)
-        } else {
-            Err(Error::not_found(format_args!("invalid custom binary path {runtime:?}")))
+        return match program.metadata() {
+            Ok(_) if executable(&program) => Ok(program),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(refused(format_args!(
+                "invalid custom binary path: stat {runtime}: no such file or directory"
+            ))),
+            _ => Err(refused(format_args!("invalid custom binary path: {runtime}"))),
         };
     }
     let parts: Vec<&str> = runtime.split('.').collect();
-    let [.., name, version] = parts.as_slice() else {
-        return Err(Error::invalid(format_args!("invalid runtime name {runtime}")));
+    let (name, version) = match parts.as_slice() {
+        [.., name, version] if !name.is_empty() && !version.is_empty() => (name, version),
+        _ => {
+            return Err(refused(format_args!(
+                "invalid runtime name {runtime}, correct runtime name should be either format \
+                 like `io.containerd.runc.v1` or a full path to the binary"
+            )));
+        }
     };
-    if name.is_empty() || version.is_empty() {
-        return Err(Error::invalid(format_args!("invalid runtime name {runtime}")));
-    }
     let program = format!("containerd-shim-{name}-{version}");
     find_program(&program).ok_or_else(|| {
-        Error::new(
-            Kind::NotFound,
-            format!(
-                "runtime {runtime:?} binary not installed {program:?}: file does not exist: \
-                 not found"
-            ),
-        )
+        refused(format_args!(
+            "runtime {runtime:?} binary not installed {program:?}: file does not exist"
+        ))
     })
 }
 
@@ -240,7 +245,8 @@ mod tests {
         for bad in ["runc", "", "a."] {
             program_of(bad).unwrap_err();
         }
-        assert_eq!(program_of("/nosuch/shim").unwrap_err().kind, Kind::NotFound);
+        let missing = program_of("/nosuch/shim").unwrap_err();
+        assert!(missing.message.ends_with("stat /nosuch/shim: no such file or directory"));
     }
 
     #[tokio::test]

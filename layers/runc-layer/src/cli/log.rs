@@ -12,10 +12,14 @@ pub(super) struct Log {
     pub(super) debug: bool,
 }
 
+/// `log` keeps errors out of standard error when they have a log file. For a caller that reads the
+/// file, and whose standard error is the container's: its reader would see them twice.
+const ERRORS: &str = "STRATA_RUNC_ERRORS";
+
 impl Log {
     pub(super) fn error(&self, message: &str) {
         self.line("error", message);
-        if self.file.is_some() {
+        if self.file.is_some() && std::env::var_os(ERRORS).is_none_or(|to| to != "log") {
             eprintln!("{message}");
         }
     }

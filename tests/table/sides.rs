@@ -1,0 +1,77 @@
+//! A real containerd beside strata-containerd.
+
+use std::{collections::BTreeMap, fs};
+
+use super::{Side, compare};
+use crate::rig::{self, CTR_IMAGE, Rig, need};
+
+/// A real containerd and strata-containerd, each with its own namespace, runtime and directory.
+pub(crate) fn sides(rig: &mut Rig) -> [Side; 2] {
+    let archive = rig.path("image.tar");
+    fs::write(&archive, rig::archive_of(&[rig::busybox_layer(), second_layer()])).unwrap();
+    let pid = std::process::id();
+    let mut runtimes = ["io.containerd.runc.v2", "io.containerd.strata.v2"].into_iter();
+    let mut sides = ["real", "strata"].into_iter();
+    rig.both_containerds().map(|ctr| {
+        let side = sides.next().unwrap();
+        let ns = format!("ctr-{side}-{pid}");
+        let mut ctr = ctr;
+        ctr.args.extend(["-n".into(), (&ns).into()]);
+        let names = BTreeMap::from([
+            ("archive", archive.display().to_string()),
+            ("dir", rig.path(side).display().to_string()),
+            ("image", CTR_IMAGE.to_owned()),
+            ("ns", ns),
+            ("runtime", runtimes.next().unwrap().to_owned()),
+        ]);
+        Side { ctr, names }
+    })
+}
+
+/// A layer that removes a link, replaces a file and adds a directory.
+fn second_layer() -> Vec<u8> {
+    let mut layer = tar::Builder::new(Vec::new());
+    for (name, text) in [("bin/.wh.hostname", ""), ("etc/motd", "hello\n"), ("data/new", "new\n")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(text.len() as u64);
+        layer.append_data(&mut header, name, text.as_bytes()).unwrap();
+    }
+    layer.into_inner().unwrap()
+}
+
+/// What both runtimes leave of a namespace wherever one of its containers ran: the cgroup above its
+/// containers', and the directory of their states.
+pub(crate) struct Leftovers([String; 2]);
+
+impl Leftovers {
+    /// What is removed when this is dropped.
+    pub(crate) fn of(sides: &[Side; 2]) -> Leftovers {
+        Leftovers(sides.each_ref().map(|side| side.names["ns"].clone()))
+    }
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        let controllers = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        let mut dirs: Vec<_> = controllers.map(|entry| entry.path()).collect();
+        dirs.extend(["/sys/fs/cgroup".into(), "/run/containerd/runc".into()]);
+        for ns in &self.0 {
+            for dir in &dirs {
+                // Most are not there.
+                let _ = fs::remove_dir(dir.join(ns));
+            }
+        }
+    }
+}
+
+/// Runs `table` on daemons of its own.
+pub(crate) fn on_both(name: &str, table: &str) {
+    need!("containerd", "ctr", "busybox", "containerd-shim-runc-v2", "runc", "timeout");
+    let mut rig = Rig::new(name);
+    let sides = sides(&mut rig);
+    let leftovers = Leftovers::of(&sides);
+    compare(table, &sides);
+    drop(leftovers);
+    rig.end();
+}

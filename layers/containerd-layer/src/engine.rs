@@ -26,6 +26,8 @@ struct Inner {
     collector: Collector,
     streams: Streams,
     uuid: String,
+    /// Plugins that are not to be there.
+    disabled: Vec<String>,
 }
 
 impl Engine {
@@ -33,8 +35,9 @@ impl Engine {
     /// measured by `spans`.
     ///
     /// # Errors
-    /// Those of [`Store::open`].
+    /// Those of [`Store::open`], and containerd's for a plugin that is required and not here.
     pub async fn open(config: &Config, spans: Spans) -> Result<Engine> {
+        introspection::require(config)?;
         let (root, state) = (config.root.clone(), config.state.clone());
         let registries = Options { hosts_dirs: config.hosts_dirs.clone(), ..Options::default() };
         let opened =
@@ -46,7 +49,8 @@ impl Engine {
         let uuid = introspection::uuid(store.root()).at("reading the uuid in", store.root())?;
         let collector = Collector::start(store.clone());
         let streams = Streams::default();
-        Ok(Engine(Arc::new(Inner { store, events, tasks, collector, streams, uuid })))
+        let disabled = config.disabled.clone();
+        Ok(Engine(Arc::new(Inner { store, events, tasks, collector, streams, uuid, disabled })))
     }
 
     /// The storage under it.
@@ -65,6 +69,11 @@ impl Engine {
 
     pub(crate) fn streams(&self) -> &Streams {
         &self.0.streams
+    }
+
+    /// Whether a plugin, `type.id`, is not to be there.
+    pub(crate) fn is_disabled(&self, kind: &str, id: &str) -> bool {
+        self.0.disabled.iter().any(|name| name.strip_suffix(id) == Some(&format!("{kind}.")))
     }
 
     pub(crate) fn uuid(&self) -> &str {

@@ -233,10 +233,12 @@ mod tests {
 
     #[test]
     fn bad_filters_name_their_place() {
-        for bad in ["==x", "name=x", "name==\"x", "name~=(", "a..b"] {
+        for bad in ["==x", "name=x", "name==\"x", "name==", "name==a b", "a..b"] {
             let error = Filters::parse(&[bad]).unwrap_err();
             assert_eq!(error.kind, crate::Kind::InvalidArgument);
             assert!(error.message.contains("parse error"), "{bad}: {error}");
         }
+        // What is no regular expression matches nothing, and is no error.
+        assert!(!matches(&["name~=("]));
     }
 }

@@ -25,6 +25,7 @@ pub mod events;
 pub mod filters;
 pub mod gc;
 pub mod images;
+mod log;
 pub mod metadata;
 mod program;
 pub mod server;

@@ -1,6 +1,6 @@
 //! `strata-containerd`, the program.
 
-use crate::{Config, Engine, server::Server};
+use crate::{Config, Engine, log, server::Server};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use hops::{
@@ -106,7 +106,11 @@ fn run(arguments: Arguments) -> Result<()> {
         }
         None => {
             config.check()?;
-            log(&config.level)?;
+            log::begin(config.tracing_level()?, config.json)?;
+            for remark in &config.remarks {
+                tracing::warn!("configuration: {remark}");
+            }
+            score(config.oom_score);
             tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
@@ -137,16 +141,14 @@ fn configured(arguments: &Arguments) -> Result<Config> {
     Ok(config)
 }
 
-fn log(level: &str) -> Result<()> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(filter) => filter,
-        // The transport's own tracing would bury the daemon's.
-        Err(_) => format!("{level},h2=info,hyper=info,hyper_util=info,tower=info,tonic=info"),
-    };
-    let filter = tracing_subscriber::EnvFilter::try_new(&filter)
-        .with_context(|| format!("log level {filter:?}"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
-    Ok(())
+/// Tells the kernel how willingly to kill this process when memory is short.
+fn score(score: i32) {
+    // A negative one takes a privilege that this process may lack; containerd goes on, too.
+    if score != 0
+        && let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string())
+    {
+        tracing::error!(%error, "failed to change OOM score to {score}");
+    }
 }
 
 async fn daemon(config: Config) -> Result<()> {

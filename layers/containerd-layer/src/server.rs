@@ -1,12 +1,12 @@
 //! The daemon's sockets: gRPC for clients, and ttrpc beside it for shims.
 
-use crate::{Config, Engine, Error, Result, services::health::Health, tasks::ttrpc_of};
+use crate::{Config, Engine, Error, Result, error::At, services::health::Health};
 use hops::{
     Containerd,
     shim::ShimEvents,
     trace::{Spans, Traced},
 };
-use std::{path::Path, sync::Arc};
+use std::{os::unix::fs::chown, path::Path, sync::Arc};
 use tokio::{net::UnixListener, sync::watch};
 use wire::{grpc, socket, ttrpc};
 
@@ -23,11 +23,18 @@ impl Server {
     /// # Errors
     /// `Unavailable` when another daemon serves it.
     pub fn listen(config: &Config) -> Result<Server> {
-        let listen = |path: &Path| {
-            socket::listen(path)
-                .map_err(|e| Error::unavailable(format_args!("listening on {path:?}: {e}")))
+        let listen = |path: &Path, (uid, gid): (u32, u32)| {
+            let listener = socket::listen(path)
+                .map_err(|e| Error::unavailable(format_args!("listening on {path:?}: {e}")))?;
+            if (uid, gid) != (0, 0) {
+                chown(path, Some(uid), Some(gid)).at("giving away", path)?;
+            }
+            Ok::<_, Error>(listener)
         };
-        Ok(Server { grpc: listen(&config.address)?, ttrpc: listen(&ttrpc_of(&config.address))? })
+        Ok(Server {
+            grpc: listen(&config.address, config.owner)?,
+            ttrpc: listen(&config.ttrpc_address(), config.ttrpc_owner)?,
+        })
     }
 
     /// Serves `engine` until `shutdown` completes. The shims stay as they are.

@@ -172,7 +172,8 @@ mod tests {
         let entries = archive.entries().unwrap().map(Result::unwrap);
         entries
             .map(|mut entry| {
-                let name = entry.path().unwrap().display().to_string();
+                let path = entry.path().unwrap().display().to_string();
+                let name = path.trim_end_matches('/').to_owned();
                 let mut text = format!("{:?} ", entry.header().entry_type());
                 entry.read_to_string(&mut text).unwrap();
                 (name, text)

@@ -2,7 +2,7 @@
 
 use super::{convert::platform_out, verbs};
 use crate::{
-    Engine,
+    Config, Engine, Error, Kind, Result,
     filters::{Fields, Filters},
     images::Platform,
 };
@@ -78,10 +78,34 @@ impl Fields for Plugin {
     }
 }
 
+/// Makes sure that the plugins are here without which the daemon is not to start, and says which of
+/// those that it is to do without it has anyway.
+///
+/// # Errors
+/// containerd's.
+pub(crate) fn require(config: &Config) -> Result<()> {
+    let known = |name: &str| {
+        PLUGINS.iter().find(|(kind, id, ..)| name.strip_suffix(id) == Some(&format!("{kind}.")))
+    };
+    let here = |name: &String| known(name).is_some() && !config.disabled.contains(name);
+    let missing: Vec<_> = config.required.iter().filter(|name| !here(name)).cloned().collect();
+    if !missing.is_empty() {
+        let words = format!("required plugin [{}] not included", missing.join(" "));
+        return Err(Error::new(Kind::FailedPrecondition, words));
+    }
+    for name in &config.disabled {
+        if known(name).is_some_and(|(kind, ..)| *kind != "io.containerd.snapshotter.v1") {
+            tracing::warn!(name, "a disabled plugin that is always here");
+        }
+    }
+    Ok(())
+}
+
 impl Engine {
     fn plugins(&self) -> impl Iterator<Item = Plugin> {
         let root = self.store().root().to_owned();
-        PLUGINS.iter().map(move |(kind, id, capabilities, native)| {
+        let here = PLUGINS.iter().filter(|(kind, id, ..)| !self.is_disabled(kind, id));
+        here.map(move |(kind, id, capabilities, native)| {
             let mut exports = std::collections::HashMap::new();
             if matches!(*kind, "io.containerd.snapshotter.v1" | "io.containerd.content.v1") {
                 let dir = root.join(format!("{kind}.{id}"));

@@ -47,6 +47,9 @@ impl Engine {
         if name.is_empty() {
             return Err(Error::invalid("snapshotter argument missing"));
         }
+        if self.is_disabled("io.containerd.snapshotter.v1", name) {
+            return Err(Error::invalid(format_args!("snapshotter not loaded: {name}")));
+        }
         self.store().snapshots(name).cloned()
     }
 }

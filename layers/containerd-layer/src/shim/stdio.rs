@@ -368,7 +368,7 @@ mod tests {
         };
         assert_eq!(
             of("gopher://x"),
-            "failed to create init process I/O: unknown STDIO scheme gopher"
+            "failed to create init process I/O: unknown STDIO scheme gopher: unknown"
         );
         assert!(of("/nowhere/out").contains("/nowhere/out"));
     }

@@ -11,9 +11,7 @@ use hops::{
 use nix::sched::{CloneFlags, unshare};
 use prost::Message;
 use std::{
-    env,
-    ffi::OsString,
-    fmt,
+    env, fmt,
     io::{self, Read, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -23,8 +21,10 @@ use std::{
 /// What every shim is told about the daemon.
 #[derive(Debug, Clone)]
 pub(super) struct Launcher {
-    /// The gRPC socket; shims send events to the ttrpc socket beside it.
+    /// The gRPC socket.
     pub(super) address: PathBuf,
+    /// The ttrpc socket, which shims send events to.
+    pub(super) ttrpc: PathBuf,
     /// The program that publishes an event for a shim that cannot.
     pub(super) publish_binary: PathBuf,
     /// Whether shims are to say more.
@@ -135,7 +135,7 @@ impl Launcher {
             .arg("-publish-binary")
             .arg(&self.publish_binary)
             .args(["-id", id])
-            .env("TTRPC_ADDRESS", ttrpc_of(&self.address))
+            .env("TTRPC_ADDRESS", &self.ttrpc)
             .env("GRPC_ADDRESS", &self.address)
             .env("NAMESPACE", ns)
             .env("GOMAXPROCS", "2")
@@ -148,13 +148,6 @@ impl Launcher {
         }
         command
     }
-}
-
-/// The ttrpc socket beside a gRPC socket, where containerd has it.
-pub(crate) fn ttrpc_of(address: &Path) -> PathBuf {
-    let mut path = OsString::from(address);
-    path.push(".ttrpc");
-    PathBuf::from(path)
 }
 
 /// The address that a shim printed: alone, or in the JSON of containerd 1.7's bootstrap.

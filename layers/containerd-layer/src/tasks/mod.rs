@@ -14,7 +14,7 @@ mod mourn;
 mod service;
 mod shim;
 
-pub(crate) use launch::{find_program, ttrpc_of};
+pub(crate) use launch::find_program;
 
 use crate::{Config, Error, Result, events::Exchange};
 use bundle::Bundle;
@@ -80,6 +80,7 @@ impl Tasks {
     pub(crate) fn new(config: &Config, events: Exchange, spans: Spans) -> Tasks {
         let launcher = Launcher {
             address: config.address.clone(),
+            ttrpc: config.ttrpc_address(),
             publish_binary: config.publish_binary.clone(),
             debug: matches!(config.level.as_str(), "debug" | "trace"),
             spans,

@@ -67,7 +67,7 @@ impl Client {
 pub(crate) struct Rig {
     dir: tempfile::TempDir,
     watch: Option<Watch>,
-    daemons: Vec<Child>,
+    daemons: Vec<(String, Child)>,
 }
 
 impl Rig {
@@ -131,7 +131,7 @@ impl Rig {
             assert!(begun.elapsed() < Duration::from_secs(30), "{name} does not serve: {}", said());
             std::thread::sleep(Duration::from_millis(20));
         }
-        self.daemons.push(child);
+        self.daemons.push((name, child));
     }
 
     /// Starts strata-containerd.
@@ -254,8 +254,16 @@ impl Rig {
         }
     }
 
+    /// Kills a daemon as `kill -9` does.
+    pub(crate) fn kill(&mut self, name: &str) {
+        let at = self.daemons.iter().position(|(daemon, _)| daemon == name).unwrap();
+        let (_, mut daemon) = self.daemons.remove(at);
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+
     fn stop(&mut self) {
-        for mut daemon in self.daemons.drain(..).rev() {
+        for (_, mut daemon) in self.daemons.drain(..).rev() {
             let pid = nix::unistd::Pid::from_raw(daemon.id() as i32);
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
             let _ = daemon.wait();
@@ -280,6 +288,7 @@ impl Drop for Rig {
 }
 
 /// Waits until something becomes true.
+#[track_caller]
 pub(crate) fn eventually(mut what: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !what() {

@@ -3,6 +3,9 @@
 //! An [`Exchange`] copies each event to every subscriber's bounded queue. Publishing never waits:
 //! a subscriber that does not read loses its subscription, and is told so, rather than the daemon
 //! its memory.
+//!
+//! One thing is kept after all: what ended while there was no daemon. Shims tell it to the next one
+//! at once, and those who want to know, dockerd for one, come back a second or more later.
 
 mod service;
 
@@ -19,17 +22,34 @@ use hops::{
 use prost::{Message, Name};
 use std::{
     borrow::Cow,
-    sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::sync::mpsc;
 
 /// How many events may wait for one subscriber.
 const QUEUE: usize = 4096;
 
+/// How long a daemon that found tasks tells their ends to whoever subscribes. Go's gRPC clients
+/// come back after a second, then two, then at the most three (dockerd's limit).
+const HOMECOMING: Duration = Duration::from_secs(10);
+
 /// Where events are published and subscribed to. Clones are the same exchange.
 #[derive(Debug, Clone, Default)]
-pub struct Exchange(Arc<Mutex<Vec<Subscriber>>>);
+pub struct Exchange(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    subscribers: Vec<Subscriber>,
+    homecoming: Option<Homecoming>,
+}
+
+/// The ends that a new daemon was told of.
+#[derive(Debug)]
+struct Homecoming {
+    until: Instant,
+    ends: Vec<Envelope>,
+}
 
 #[derive(Debug)]
 struct Subscriber {
@@ -55,13 +75,26 @@ impl Exchange {
     /// Begins a subscription to the events that `filters` accept.
     pub fn subscribe(&self, filters: Filters) -> Subscription {
         let (queue, events) = mpsc::channel(QUEUE);
-        self.subscribers().push(Subscriber { filters, queue });
+        let mut state = self.state();
+        for end in state.ends() {
+            if filters.matches(&Filtered(end)) {
+                // There is room: no more are kept than a queue holds.
+                let _ = queue.try_send(end.clone());
+            }
+        }
+        state.subscribers.push(Subscriber { filters, queue });
         Subscription(events)
+    }
+
+    /// Begins to keep the ends of tasks for those who come back to a daemon that was away.
+    pub(crate) fn await_return(&self) {
+        let until = Instant::now() + HOMECOMING;
+        self.state().homecoming = Some(Homecoming { until, ends: Vec::new() });
     }
 
     /// Publishes an event of this daemon's own.
     pub fn emit<M: Message + Name>(&self, ns: &str, topic: &str, event: &M) {
-        if self.subscribers().is_empty() {
+        if self.state().is_idle() {
             return;
         }
         self.send(Envelope {
@@ -103,7 +136,14 @@ impl Exchange {
     }
 
     fn send(&self, envelope: Envelope) {
-        self.subscribers().retain(|subscriber| {
+        let mut state = self.state();
+        if state.ends().len() < QUEUE
+            && ENDS.contains(&envelope.topic.as_str())
+            && let Some(homecoming) = &mut state.homecoming
+        {
+            homecoming.ends.push(envelope.clone());
+        }
+        state.subscribers.retain(|subscriber| {
             if !subscriber.filters.matches(&Filtered(&envelope)) {
                 return !subscriber.queue.is_closed();
             }
@@ -115,9 +155,27 @@ impl Exchange {
         });
     }
 
-    fn subscribers(&self) -> std::sync::MutexGuard<'_, Vec<Subscriber>> {
-        // The list is whole after every statement, so a panicked holder left it usable.
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The lists are whole after every statement, so a panicked holder left them usable.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The events by which it is known that a process has ended, and why.
+const ENDS: [&str; 2] = ["/tasks/exit", "/tasks/oom"];
+
+impl State {
+    /// The ends that are told to who subscribes now.
+    fn ends(&mut self) -> &[Envelope] {
+        if self.homecoming.as_ref().is_some_and(|homecoming| homecoming.until < Instant::now()) {
+            self.homecoming = None;
+        }
+        self.homecoming.as_ref().map_or(&[], |homecoming| &homecoming.ends)
+    }
+
+    /// Whether nobody hears what happens, now or later.
+    fn is_idle(&self) -> bool {
+        self.subscribers.is_empty() && self.homecoming.is_none()
     }
 }
 
@@ -213,7 +271,23 @@ mod tests {
             slow.next().await.unwrap();
         }
         assert_eq!(slow.next().await.unwrap_err().kind, Kind::ResourceExhausted);
-        assert!(exchange.subscribers().is_empty());
+        assert!(exchange.state().subscribers.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_is_told_what_ended() {
+        let exchange = Exchange::default();
+        exchange.emit("x", "/tasks/exit", &start("unheard"));
+        exchange.await_return();
+        exchange.emit("x", "/tasks/start", &start("b"));
+        exchange.emit("x", "/tasks/exit", &start("a"));
+        let mut back = exchange.subscribe(Filters::parse(&["namespace==x"]).unwrap());
+        let mut other = exchange.subscribe(Filters::parse(&["namespace==y"]).unwrap());
+        exchange.emit("x", "/tasks/exit", &start("c"));
+        for id in ["a", "c"] {
+            assert_eq!(back.next().await.unwrap().event.unwrap(), any(&start(id)));
+        }
+        assert!(other.0.try_recv().is_err());
     }
 
     #[test]

@@ -20,7 +20,11 @@ impl Tasks {
     /// Finds the tasks of the daemon before this one. A task that ended meanwhile is published as
     /// such; one whose shim is gone is cleaned up.
     pub(crate) async fn load(&self, store: &Store) {
-        for (ns, id, bundle) in Bundle::all(&self.0.state) {
+        let bundles = Bundle::all(&self.0.state);
+        if !bundles.is_empty() {
+            self.0.events.await_return();
+        }
+        for (ns, id, bundle) in bundles {
             let runtime = runtime_of(store, &ns, &id);
             let found = self.find(&ns, &id, &bundle).await;
             let program = bundle.program().or_else(|| program_of(&runtime).ok());

@@ -7,6 +7,8 @@
 pub mod identifier;
 mod leases;
 pub mod namespaces;
+#[cfg(test)]
+mod power;
 mod records;
 pub mod timestamp;
 
@@ -127,12 +129,19 @@ impl Metadata {
     }
 }
 
+fn builder() -> redb::Builder {
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(8 << 20);
+    builder
+}
+
 /// Opens the file and makes the tables that are missing.
 fn open(path: &Path) -> Result<redb::Database> {
-    let db = redb::Builder::new()
-        .set_cache_size(8 << 20)
-        .create(path)
-        .map_err(|e| database(e).during(path.display()))?;
+    furnished(builder().create(path).map_err(|e| database(e).during(path.display()))?)
+}
+
+/// Makes the tables that are missing.
+fn furnished(db: redb::Database) -> Result<redb::Database> {
     let tx = db.begin_write().map_err(database)?;
     for table in records::TABLES {
         tx.open_table(*table).map_err(database)?;

@@ -46,6 +46,19 @@ pub(crate) struct Daemon(Child);
 impl Daemon {
     /// Starts `program`, which takes containerd's options, and waits until it serves.
     pub(crate) fn start(program: &Path, config: &Config) -> Daemon {
+        let mut daemon = Daemon::spawn(program, config);
+        let patience = Instant::now() + Duration::from_secs(30);
+        while UnixStream::connect(&config.address).is_err() {
+            let ended = daemon.0.try_wait().unwrap();
+            assert!(ended.is_none(), "{program:?} ended: {ended:?}");
+            assert!(Instant::now() < patience, "{program:?} does not serve");
+            thread::sleep(Duration::from_millis(10));
+        }
+        daemon
+    }
+
+    /// Starts `program`, which takes containerd's options.
+    pub(crate) fn spawn(program: &Path, config: &Config) -> Daemon {
         let empty = config.address.with_extension("toml");
         fs::write(&empty, "version = 2\n").unwrap();
         let child = Command::new(program)
@@ -62,13 +75,12 @@ impl Daemon {
             .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
-        let daemon = Daemon(child);
-        let patience = Instant::now() + Duration::from_secs(30);
-        while UnixStream::connect(&config.address).is_err() {
-            assert!(Instant::now() < patience, "{program:?} does not serve");
-            thread::sleep(Duration::from_millis(10));
-        }
-        daemon
+        Daemon(child)
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(self.0.id() as i32)
     }
 
     /// Kills it as `kill -9` does.

@@ -275,6 +275,28 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_never_stops_talking_is_left_at_the_deadline() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let mut connection = Connection {
+            stream: ours,
+            buffer: Vec::new(),
+            serial: 0,
+            bus: false,
+            deadline: Instant::now() + SHORT,
+        };
+        // A signal without any field, again and again, until we hang up.
+        let talk = std::thread::spawn(move || {
+            while theirs.write_all(b"l\x04\x01\x01\0\0\0\0\x01\0\0\0\0\0\0\0").is_ok() {}
+        });
+        let mut heard = 0;
+        let error = connection.call(bus_call("GetId", Vec::new()), |_| heard += 1).err();
+        assert_eq!(error, Some(Error::Timeout));
+        assert!(heard > 0);
+        drop(connection);
+        talk.join().expect("it stops");
+    }
+
+    #[test]
     fn nobody_there_is_said_with_the_address() {
         let address = Address::Path(b"/nowhere/at/all".to_vec());
         let said = Connection::direct(&address, None, SHORT).err().map(|e| e.to_string());

@@ -58,6 +58,9 @@ fn all(plan: &mut Plan) -> std::result::Result<Infallible, Failure> {
     }
     process::reset_signals().at(Step::Sync)?;
     if plan.wait_to_begin {
+        // Not yet in its cgroup, it is found by nobody when it does not end with the runtime.
+        let end = plan.runtime_end as u32;
+        file::close_range(end, end).at(Step::Descriptors)?;
         wait(plan).at(Step::Sync)?;
     }
     for (stream, fd) in plan.stdio.iter().enumerate() {
@@ -113,7 +116,6 @@ fn all(plan: &mut Plan) -> std::result::Result<Infallible, Failure> {
 
 /// Waits for the runtime's word; its end is ours.
 fn wait(plan: &Plan) -> Result<()> {
-    file::close_range(plan.runtime_end as u32, plan.runtime_end as u32)?;
     let mut word = [0u8; 1];
     match socket::receive(file::borrow(plan.sync), &mut word)? {
         (0, _) => process::exit(1),

@@ -8,7 +8,17 @@ mod machine;
 mod rig;
 mod table;
 
-use table::sides::on_both;
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+};
+
+use rig::{Rig, eventually, need};
+use table::{
+    compare,
+    sides::{on_both, sides},
+};
 
 #[test]
 fn namespaces() {
@@ -309,4 +319,92 @@ fn leases_plugins_and_the_rest() {
         -n a--b run --rm {image} x
     ",
     );
+}
+
+/// docker-registry on a free port of this machine.
+struct Registry {
+    child: Child,
+    host: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Registry {
+    fn start() -> Registry {
+        let dir = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let host = format!("127.0.0.1:{port}");
+        let config = dir.path().join("registry.yml");
+        let text = format!(
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {:?}}}}}\nhttp: {{addr: {host:?}}}\n",
+            dir.path().join("data")
+        );
+        fs::write(&config, text).unwrap();
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let registry = Registry { child, host, _dir: dir };
+        eventually(|| TcpStream::connect(&registry.host).is_ok());
+        registry
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn registries() {
+    need!("containerd", "ctr", "busybox", "timeout", "docker-registry");
+    let mut rig = Rig::new("ctr-registry");
+    let registry = Registry::start();
+    let mut sides = sides(&mut rig);
+    for side in &mut sides {
+        side.names.insert("registry", registry.host.clone());
+    }
+    compare(
+        "
+        images import {archive}
+        ? images push --plain-http {registry}/{ns}:1 {image}
+        ? images push --plain-http {registry}/{ns}:1 nosuch
+        images rm --sync {image}
+        content ls
+        snapshots ls
+        ? images pull --plain-http {registry}/{ns}:1
+        images ls
+        images check
+        content ls -q
+        snapshots ls
+        ? images pull --plain-http {registry}/{ns}:1
+        ? images pull --plain-http --snapshotter native {registry}/{ns}:1
+        snapshots --snapshotter native ls
+        ? images pull --plain-http --all-platforms {registry}/{ns}:1
+        ? images pull --plain-http --platform linux/arm64 {registry}/{ns}:1
+        images pull --plain-http {registry}/{ns}:2
+        images pull --plain-http {registry}/nosuch:1
+        ? images pull {registry}/{ns}:1
+        ? content fetch --plain-http {registry}/{ns}:1
+        content ls -q
+        content active
+        images tag {registry}/{ns}:1 {registry}/{ns}:3
+        ? images push --plain-http {registry}/{ns}:3
+        images rm --sync {registry}/{ns}:1 {registry}/{ns}:3
+        content ls
+        snapshots ls
+        snapshots --snapshotter native ls
+        leases ls
+        ? content fetch --plain-http {registry}/{ns}:1
+        snapshots ls
+        content ls -q
+    ",
+        &sides,
+    );
+    drop(registry);
+    rig.end();
 }

@@ -8,9 +8,12 @@ mod rig;
 mod table;
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
+
+use regex::Regex;
 
 use rig::{Rig, need};
 use table::{
@@ -71,7 +74,10 @@ fn runs() {
         ? run --rm --runtime {runtime} --tty {image} r{n} true
         run --rm --runtime {runtime} --null-io {image} r{n} echo x
         run --rm --runtime {runtime} --pid-file {dir}/pid {image} r{n} true
-        run --rm --runtime {runtime} --pid-file /nosuch/pid {image} r{n} true
+        run --rm --runtime {runtime} --pid-file /nosuch/pid {image} left true
+        ~ tasks ls
+        tasks rm -f left
+        containers rm left
         run --rm --runtime {runtime} --log-uri file://{dir}/log {image} r{n} echo logged
         run --rm --runtime {runtime} --log-uri nosuch://{dir}/log {image} r{n} echo logged
         run --rm --runtime {runtime} --label x=y --annotation a=b {image} r{n} true
@@ -283,6 +289,149 @@ fn diffs() {
         containers rm a b
         snapshots ls
         ns ls
+    ",
+        &sides,
+    );
+    drop(leftovers);
+    rig.end();
+}
+
+/// What `ctr events` says while a table runs: its lines in order, without what is another each time.
+fn events(side: &Side, table: &str) -> Vec<String> {
+    let mut listener = Command::new("ctr")
+        .args(&side.ctr.args)
+        .arg("events")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(listener.stdout.take().unwrap()).lines();
+    // It listens once it hears of something.
+    for n in 0.. {
+        let created = side.run(&format!("ns create heard-{n}"), "");
+        assert_eq!(created.code, 0, "{}", created.stderr);
+        std::thread::sleep(Duration::from_millis(100));
+        if n == 5 {
+            break;
+        }
+    }
+    for line in table.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let begun = Instant::now();
+        while side.run(line, "").code != 0 {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{line}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    let mut heard = Vec::new();
+    side.run("ns create last", "");
+    loop {
+        let line = side.normal(&said.next().unwrap().unwrap());
+        if line.contains("\"name\":\"last\"") {
+            break;
+        }
+        if line.contains("heard-") {
+            continue;
+        }
+        let mut line = line;
+        for (pattern, with) in [
+            (r"\b\d{2,}\b", "N"),
+            // A part of it is random.
+            (r"extract-N-\S+", "extract"),
+            // ctr gives options to the runtime whose name it knows.
+            (r#","options":\{"type_url":"containerd.runc.v1.Options"\}"#, ""),
+        ] {
+            line = Regex::new(pattern).unwrap().replace_all(&line, with).into_owned();
+        }
+        heard.push(line);
+    }
+    listener.kill().unwrap();
+    listener.wait().unwrap();
+    heard.sort();
+    heard
+}
+
+#[test]
+fn what_happens_is_told() {
+    need!("containerd", "ctr", "busybox", "containerd-shim-runc-v2", "runc", "timeout");
+    let mut rig = Rig::new("ctr-events");
+    let sides = sides(&mut rig);
+    let leftovers = Leftovers::of(&sides);
+    let [real, strata] = sides.each_ref().map(|side| {
+        events(
+            side,
+            "
+            images import {archive}
+            images label {image} a=b
+            images tag {image} example.com/x:1
+            run -d --runtime {runtime} {image} a sleep 1000
+            tasks exec --exec-id e a true
+            tasks pause a
+            tasks resume a
+            tasks kill -s KILL a
+            tasks rm a
+            containers label a x=y
+            containers rm a
+            run -d --runtime {runtime} --memory-limit 67108864 {image} b true
+            tasks rm b
+            containers rm b
+            ns create other
+            ns label other x=y
+            ns rm other
+            images rm example.com/x:1
+            snapshots prepare c
+            snapshots commit d c
+            snapshots rm d
+        ",
+        )
+    });
+    let more = |one: &[String], two: &[String]| -> Vec<String> {
+        one.iter().filter(|line| !two.contains(line)).cloned().collect()
+    };
+    assert_eq!(more(&real, &strata), more(&strata, &real));
+    assert_eq!(real, strata);
+    assert!(real.len() > 20, "{real:?}");
+    drop(leftovers);
+    rig.end();
+}
+
+#[test]
+fn terminals() {
+    need!("containerd", "ctr", "busybox", "containerd-shim-runc-v2", "runc", "timeout", "script");
+    let mut rig = Rig::new("ctr-tty");
+    let sides = sides(&mut rig);
+    let leftovers = Leftovers::of(&sides);
+    compare(
+        "
+        images import {archive}
+        run -d --runtime {runtime} {image} a sleep 1000
+    ",
+        &sides,
+    );
+    for line in [
+        "run --rm --tty --runtime {runtime} {image} t sh -c 'test -t 0 && test -t 1 && echo tty; exit 3'",
+        "tasks exec --tty --exec-id e a sh -c 'test -t 0 && test -t 1 && echo tty; exit 4'",
+        "run --rm --tty --runtime {runtime} {image} u nosuch",
+    ] {
+        let [real, strata] = sides.each_ref().map(|side| {
+            let words = side.ctr.args.iter().map(|arg| arg.to_str().unwrap());
+            let command = format!("ctr {} {line}", words.collect::<Vec<_>>().join(" "));
+            // A terminal for ctr itself.
+            let out = Command::new("timeout")
+                .args(["20", "script", "-qec", &side.filled(&command), "/dev/null"])
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            // ctr resizes the terminal of what may have ended, and script passes its input's end on.
+            let said = side.normal(&String::from_utf8_lossy(&out.stdout));
+            let noise = Regex::new(r"ERRO\[\d+\] resize pty[^\n]*\n|\^@|\r|\x08").unwrap();
+            (out.status.code(), noise.replace_all(&said, "").trim().to_owned())
+        });
+        assert_eq!(real, strata, "{line}");
+    }
+    compare(
+        "
+        tasks kill -s KILL a
+        @ tasks rm a
+        containers rm a
     ",
         &sides,
     );

@@ -65,7 +65,8 @@ impl Side {
         }
     }
 
-    fn filled(&self, line: &str) -> String {
+    /// A line with what stands for its names.
+    pub(crate) fn filled(&self, line: &str) -> String {
         let fill = |line: String, (name, value): (&&str, &String)| {
             line.replace(&format!("{{{name}}}"), value)
         };

@@ -5,17 +5,27 @@ use super::{
     required, verbs,
 };
 use crate::metadata::{Namespace, identifier};
-use hops::proto::containerd::{
-    events,
-    services::namespaces::v1::{
-        CreateNamespaceRequest, CreateNamespaceResponse, DeleteNamespaceRequest,
-        GetNamespaceRequest, GetNamespaceResponse, ListNamespacesRequest, ListNamespacesResponse,
-        Namespace as Message, UpdateNamespaceRequest, UpdateNamespaceResponse,
+use hops::{
+    Cx,
+    proto::containerd::{
+        events,
+        services::namespaces::v1::{
+            CreateNamespaceRequest, CreateNamespaceResponse, DeleteNamespaceRequest,
+            GetNamespaceRequest, GetNamespaceResponse, ListNamespacesRequest,
+            ListNamespacesResponse, Namespace as Message, UpdateNamespaceRequest,
+            UpdateNamespaceResponse,
+        },
     },
 };
 
 fn message(name: String, namespace: Namespace) -> Message {
     Message { name, labels: labels_out(namespace.labels) }
+}
+
+/// The namespace that hears of a new or changed one: the caller's, as with containerd, which tells
+/// only of the end of one in itself.
+fn teller<'a>(cx: &'a Cx, name: &'a str) -> &'a str {
+    cx.namespace().filter(|ns| !ns.is_empty()).unwrap_or(name)
 }
 
 verbs! {
@@ -32,16 +42,16 @@ verbs! {
         Ok(ListNamespacesResponse { namespaces })
     }
 
-    CreateNamespaceRequest = |engine, _cx, op| {
+    CreateNamespaceRequest = |engine, cx, op| {
         let new = required(op.namespace, "namespace")?;
         let (name, labels) = (new.name.clone(), labels_in(new.labels.clone()));
         engine.blocking(move |s| s.metadata().create_namespace(&name, labels)).await?;
         let event = events::NamespaceCreate { name: new.name.clone(), labels: new.labels.clone() };
-        engine.events().emit(&new.name, "/namespaces/create", &event);
+        engine.events().emit(teller(cx, &new.name), "/namespaces/create", &event);
         Ok(CreateNamespaceResponse { namespace: Some(new) })
     }
 
-    UpdateNamespaceRequest = |engine, _cx, op| {
+    UpdateNamespaceRequest = |engine, cx, op| {
         let new = required(op.namespace, "namespace")?;
         let mask = op.update_mask.unwrap_or_default().paths;
         let changed = engine.blocking(move |store| {
@@ -60,7 +70,7 @@ verbs! {
             name: changed.name.clone(),
             labels: changed.labels.clone(),
         };
-        engine.events().emit(&changed.name, "/namespaces/update", &event);
+        engine.events().emit(teller(cx, &changed.name), "/namespaces/update", &event);
         Ok(UpdateNamespaceResponse { namespace: Some(changed) })
     }
 

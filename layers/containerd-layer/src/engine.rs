@@ -35,9 +35,8 @@ impl Engine {
     /// measured by `spans`.
     ///
     /// # Errors
-    /// Those of [`Store::open`], and containerd's for a plugin that is required and not here.
+    /// Those of [`Store::open`].
     pub async fn open(config: &Config, spans: Spans) -> Result<Engine> {
-        introspection::require(config)?;
         let (root, state) = (config.root.clone(), config.state.clone());
         let registries = Options { hosts_dirs: config.hosts_dirs.clone(), ..Options::default() };
         let opened =

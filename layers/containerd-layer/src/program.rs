@@ -153,6 +153,7 @@ fn score(score: i32) {
 
 async fn daemon(config: Config) -> Result<()> {
     let spans = Spans::from_env(LAYER);
+    crate::services::introspection::require(&config)?;
     // Shims that live deliver their events as soon as the socket is there: it comes first.
     let server = Server::listen(&config)?;
     let engine = Engine::open(&config, spans.clone()).await?;

@@ -9,13 +9,14 @@ mod table;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use regex::Regex;
 
-use rig::{Rig, need};
+use rig::{Rig, eventually, need};
 use table::{
     Side, compare,
     sides::{Leftovers, on_both, sides},
@@ -406,6 +407,8 @@ fn terminals() {
     ",
         &sides,
     );
+    // ctr resizes the terminal of what may have ended, and script passes its input's end on.
+    let noise = Regex::new(r"ERRO\[\d+\] resize pty[^\n]*\n|\^@|\r|\x08").unwrap();
     for line in [
         "run --rm --tty --runtime {runtime} {image} t sh -c 'test -t 0 && test -t 1 && echo tty; exit 3'",
         "tasks exec --tty --exec-id e a sh -c 'test -t 0 && test -t 1 && echo tty; exit 4'",
@@ -420,9 +423,7 @@ fn terminals() {
                 .stdin(Stdio::null())
                 .output()
                 .unwrap();
-            // ctr resizes the terminal of what may have ended, and script passes its input's end on.
             let said = side.normal(&String::from_utf8_lossy(&out.stdout));
-            let noise = Regex::new(r"ERRO\[\d+\] resize pty[^\n]*\n|\^@|\r|\x08").unwrap();
             (out.status.code(), noise.replace_all(&said, "").trim().to_owned())
         });
         assert_eq!(real, strata, "{line}");
@@ -435,6 +436,52 @@ fn terminals() {
     ",
         &sides,
     );
+    drop(leftovers);
+    rig.end();
+}
+
+/// The metrics of containers at an address, without their values.
+fn metrics(address: &str) -> Vec<String> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let request = "GET /v1/metrics HTTP/1.0\r\nHost: x\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.lines().next().unwrap().ends_with("200 OK"), "{text}");
+    assert!(text.contains("\ncontainerd_build_info_total{"), "{text}");
+    let lines = text.lines().filter(|line| line.starts_with("container_"));
+    let mut names: Vec<_> = lines.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn metrics_have_containerds_names() {
+    need!("containerd", "ctr", "busybox", "containerd-shim-runc-v2", "runc", "timeout");
+    let mut rig = Rig::new("ctr-metrics");
+    let sides = sides(&mut rig);
+    let leftovers = Leftovers::of(&sides);
+    compare(
+        "
+        images import {archive}
+        run -d --runtime {runtime} {image} a sleep 1000
+    ",
+        &sides,
+    );
+    let told = |side: &Side| {
+        metrics(&side.names["metrics"]).iter().map(|m| side.normal(m)).collect::<Vec<_>>()
+    };
+    eventually(|| told(&sides[0]).len() > 40);
+    assert_eq!(told(&sides[0]), told(&sides[1]));
+    compare(
+        "
+        tasks kill -s KILL a
+        @ tasks rm a
+        containers rm a
+    ",
+        &sides,
+    );
+    assert!(told(&sides[1]).is_empty());
     drop(leftovers);
     rig.end();
 }

@@ -157,29 +157,31 @@ impl Rig {
     }
 
     /// Starts a real containerd and strata-containerd side by side, each in the directory of its
-    /// name below the rig's.
-    pub(crate) fn both_containerds(&mut self) -> [Client; 2] {
+    /// name below the rig's, with metrics served at the address that is told for it.
+    pub(crate) fn both_containerds(&mut self, metrics: impl Fn(&str) -> String) -> [Client; 2] {
         for side in ["real", "strata"] {
             fs::create_dir(self.path(side)).unwrap();
         }
         let at = |side: &str, name: &str| self.path(side).join(name);
-        let config = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\n\
-             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [plugins.\"io.containerd.internal.v1.opt\"]\npath = {:?}\n\
-             [grpc]\naddress = {:?}\n",
-            at("real", "root"),
-            at("real", "run"),
-            at("real", "opt"),
-            at("real", "c.sock"),
-        );
-        fs::write(at("real", "config.toml"), config).unwrap();
-        let (real, strata) = (at("real", "c.sock"), at("strata", "c.sock"));
+        let address = |side: &str| at(side, "c.sock");
+        for side in ["real", "strata"] {
+            let config = format!(
+                "version = 2\nroot = {:?}\nstate = {:?}\n\
+                 disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+                 [plugins.\"io.containerd.internal.v1.opt\"]\npath = {:?}\n\
+                 [grpc]\naddress = {:?}\n[metrics]\naddress = {:?}\n",
+                at(side, "root"),
+                at(side, "run"),
+                at(side, "opt"),
+                address(side),
+                metrics(side),
+            );
+            fs::write(at(side, "config.toml"), config).unwrap();
+        }
+        let (real, strata) = (address("real"), address("strata"));
         let args = self.args(&["--config", "@real/config.toml"]);
         self.daemon(&found("containerd"), &args, &real);
-        let address = ["--address", "@strata/c.sock"];
-        let args = ["--root", "@strata/root", "--state", "@strata/run"];
-        let args = self.args(&[&args[..], &address].concat());
+        let args = self.args(&["--config", "@strata/config.toml"]);
         self.daemon(&self.program("strata-containerd"), &args, &strata);
         ["@real/c.sock", "@strata/c.sock"]
             .map(|socket| Client { program: "ctr".into(), args: self.args(&["--address", socket]) })

@@ -1,6 +1,6 @@
 //! A real containerd beside strata-containerd.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, net::TcpListener};
 
 use super::{Side, compare};
 use crate::rig::{self, CTR_IMAGE, Rig, need};
@@ -12,7 +12,9 @@ pub(crate) fn sides(rig: &mut Rig) -> [Side; 2] {
     let pid = std::process::id();
     let mut runtimes = ["io.containerd.runc.v2", "io.containerd.strata.v2"].into_iter();
     let mut sides = ["real", "strata"].into_iter();
-    rig.both_containerds().map(|ctr| {
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let metrics = BTreeMap::from(["real", "strata"].map(|side| (side, free())));
+    rig.both_containerds(|side| metrics[side].clone()).map(|ctr| {
         let side = sides.next().unwrap();
         let ns = format!("ctr-{side}-{pid}");
         let mut ctr = ctr;
@@ -21,6 +23,7 @@ pub(crate) fn sides(rig: &mut Rig) -> [Side; 2] {
             ("archive", archive.display().to_string()),
             ("dir", rig.path(side).display().to_string()),
             ("image", CTR_IMAGE.to_owned()),
+            ("metrics", metrics[side].clone()),
             ("ns", ns),
             ("runtime", runtimes.next().unwrap().to_owned()),
         ]);

@@ -27,6 +27,7 @@ pub mod gc;
 pub mod images;
 mod log;
 pub mod metadata;
+mod metrics;
 mod program;
 pub mod server;
 mod services;

@@ -1,6 +1,6 @@
 //! `strata-containerd`, the program.
 
-use crate::{Config, Engine, log, server::Server};
+use crate::{Config, Engine, log, metrics::Listener, server::Server};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use hops::{
@@ -156,8 +156,15 @@ async fn daemon(config: Config) -> Result<()> {
     crate::services::introspection::require(&config)?;
     // Shims that live deliver their events as soon as the socket is there: it comes first.
     let server = Server::listen(&config)?;
+    let metrics = match &config.metrics {
+        Some(address) => Some(Listener::bind(address).await?),
+        None => None,
+    };
     let engine = Engine::open(&config, spans.clone()).await?;
     tracing::info!(address = %config.address.display(), "serving");
+    if let Some(metrics) = metrics {
+        tokio::spawn(metrics.serve(engine.clone()));
+    }
     server.serve(engine, spans, wire::daemon::shutdown()).await;
     Ok(())
 }

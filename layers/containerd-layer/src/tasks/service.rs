@@ -8,18 +8,21 @@ use crate::{
 };
 use hops::{
     Cx, HopError, Kind, Result,
-    proto::containerd::{
-        services::tasks::v1::{
-            CheckpointTaskRequest, CloseIoRequest, CreateTaskRequest, CreateTaskResponse,
-            DeleteProcessRequest, DeleteResponse, DeleteTaskRequest, ExecProcessRequest,
-            GetRequest, GetResponse, KillRequest, ListPidsRequest, ListPidsResponse,
-            ListTasksRequest, ListTasksResponse, MetricsRequest, MetricsResponse, PauseTaskRequest,
-            ResizePtyRequest, ResumeTaskRequest, StartRequest, StartResponse, UpdateTaskRequest,
-            WaitRequest, WaitResponse,
+    proto::{
+        Any,
+        containerd::{
+            services::tasks::v1::{
+                CheckpointTaskRequest, CloseIoRequest, CreateTaskRequest, CreateTaskResponse,
+                DeleteProcessRequest, DeleteResponse, DeleteTaskRequest, ExecProcessRequest,
+                GetRequest, GetResponse, KillRequest, ListPidsRequest, ListPidsResponse,
+                ListTasksRequest, ListTasksResponse, MetricsRequest, MetricsResponse,
+                PauseTaskRequest, ResizePtyRequest, ResumeTaskRequest, StartRequest, StartResponse,
+                UpdateTaskRequest, WaitRequest, WaitResponse,
+            },
+            task::v2 as shim,
+            types::Metric,
+            v1::types::Process,
         },
-        task::v2 as shim,
-        types::Metric,
-        v1::types::Process,
     },
 };
 use std::{borrow::Cow, sync::Arc, time::SystemTime};
@@ -75,6 +78,21 @@ impl Fields for Task {
 }
 
 impl Tasks {
+    /// What every task uses: namespace, id, runtime and the shim's statistics. One that cannot say
+    /// it now is left out.
+    pub(crate) async fn stats(&self) -> Vec<(String, String, String, Any)> {
+        let tasks: Vec<_> = self.known().tasks.values().cloned().collect();
+        let mut all = Vec::new();
+        for task in tasks {
+            let cx = Cx::background().in_namespace(task.ns.clone());
+            let asked = task.shim.ask(&cx, shim::StatsRequest { id: task.id.clone() }).await;
+            if let Ok(shim::StatsResponse { stats: Some(stats) }) = asked {
+                all.push((task.ns.clone(), task.id.clone(), task.runtime.clone(), stats));
+            }
+        }
+        all
+    }
+
     async fn wait(&self, cx: &Cx, task: &Task, exec_id: String) -> Result<WaitResponse> {
         let request = shim::WaitRequest { id: task.id.clone(), exec_id };
         match task.shim.call(cx, request).await {

@@ -308,7 +308,7 @@ async fn a_creation_that_fails_leaves_nothing() {
     assert_eq!(error.message, "OCI runtime create failed: exec: \"/nope\": not found: unknown");
     create.stdout = "gopher://x".into();
     let error = ask(&client, create.clone()).await.unwrap_err();
-    assert!(error.message.ends_with("unknown STDIO scheme gopher"), "{error}");
+    assert!(error.message.ends_with("unknown STDIO scheme gopher: unknown"), "{error}");
     create.checkpoint = "/x".into();
     assert_eq!(ask(&client, create).await.unwrap_err().kind, Kind::Unimplemented);
 

@@ -36,7 +36,7 @@ fn rules() {
     };
     assert_eq!(
         refused(overlay.prepare("ns", "c", "base", plain())),
-        (Kind::AlreadyExists, "snapshot c: already exists".to_owned())
+        (Kind::AlreadyExists, "snapshot \"c\": already exists".to_owned())
     );
     assert_eq!(
         refused(overlay.prepare("ns", "d", "nope", plain())),

@@ -47,6 +47,19 @@ fn leftovers_are_swept() {
 }
 
 #[test]
+fn a_database_that_was_only_begun_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("metadata.new"), "redb, nearly").unwrap();
+    let store = open(dir.path());
+    store.content().put("ns", b"kept", Default::default()).unwrap();
+    drop(store);
+    assert!(!root.join("metadata.new").exists());
+    assert_eq!(open(dir.path()).content().list("ns", &Filters::default()).unwrap().len(), 1);
+}
+
+#[test]
 fn a_write_is_resumed() {
     let (dir, store) = store();
     let digest = Digest::of(b"first second");

@@ -17,9 +17,11 @@ pub use records::{
     SnapshotKind,
 };
 
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, error::At};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 use std::{
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     sync::{
         PoisonError, RwLock,
@@ -136,7 +138,22 @@ fn builder() -> redb::Builder {
 }
 
 /// Opens the file and makes the tables that are missing.
+///
+/// A file that is not there is made under another name and then renamed: half of one could never be
+/// opened again.
 fn open(path: &Path) -> Result<redb::Database> {
+    if !path.exists() {
+        let fresh = path.with_extension("new");
+        match fs::remove_file(&fresh) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).at("removing", &fresh)?,
+            _ => {}
+        }
+        let made = builder().create(&fresh);
+        drop(furnished(made.map_err(|e| database(e).during(fresh.display()))?)?);
+        fs::rename(&fresh, path).at("renaming to", path)?;
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        File::open(dir).and_then(|dir| dir.sync_all()).at("syncing", dir)?;
+    }
     furnished(builder().create(path).map_err(|e| database(e).during(path.display()))?)
 }
 

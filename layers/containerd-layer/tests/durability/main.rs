@@ -179,3 +179,22 @@ async fn a_daemon_killed_at_any_moment_loses_nothing() {
     println!("{rounds} kills under load, {calls} things found again");
     assert!(calls > 0, "nothing was made: the load does not work");
 }
+
+#[test]
+fn a_daemon_killed_at_its_first_start_can_be_started_again() {
+    let rounds = number("STRATA_DURABILITY", 30);
+    for round in 0..rounds {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config {
+            root: dir.path().join("root"),
+            state: dir.path().join("state"),
+            address: dir.path().join("c.sock"),
+            ..Config::default()
+        };
+        let daemon = Daemon::spawn(program(), &config);
+        // Over the time that a first start takes, a little later in each round.
+        std::thread::sleep(Duration::from_micros(1_000 + round * 7_919 % 25_000));
+        daemon.kill();
+        drop(Daemon::start(program(), &config));
+    }
+}

@@ -72,6 +72,8 @@ fn runs() {
         ? run --rm --runtime {runtime} --with-ns network:/nosuch {image} r{n} true
         run --rm --runtime {runtime} --with-ns nosuch:/nosuch {image} r{n} true
         ? run --rm --runtime {runtime} --rootfs /nosuch r{n} true
+        run --rm --uidmap 0:100000:65536 --gidmap 0:100000:65536 {image} r{n} cat /proc/self/uid_map
+        run --rm --runtime {runtime} --uidmap 0:100000:65536 --gidmap 0:100000:65536 {image} r{n} cat /proc/self/uid_map
         ? run --rm --runtime {runtime} --tty {image} r{n} true
         run --rm --runtime {runtime} --null-io {image} r{n} echo x
         run --rm --runtime {runtime} --pid-file {dir}/pid {image} r{n} true

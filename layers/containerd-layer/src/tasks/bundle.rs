@@ -10,9 +10,10 @@ use nix::{
     sys::stat::Mode,
     unistd::mkfifo,
 };
+use serde::Deserialize;
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -59,6 +60,12 @@ impl Bundle {
 
     fn fill(&self, spec: &[u8]) -> Result<()> {
         make(&self.rootfs(), 0o711).at("creating", self.rootfs())?;
+        if let Some(gid) = root_group(spec) {
+            // In a user namespace, the container's init reaches its root filesystem as this group.
+            chown(&self.0, None, Some(gid)).at("owning", &self.0)?;
+            let mode = fs::Permissions::from_mode(0o710);
+            fs::set_permissions(&self.0, mode).at("setting the mode of", &self.0)?;
+        }
         let config = self.0.join("config.json");
         fs::write(&config, spec).at("writing", &config)
     }
@@ -138,6 +145,31 @@ impl Bundle {
     }
 }
 
+/// The group outside that is root's inside, where an OCI configuration maps it (containerd's
+/// `remappedGID`).
+fn root_group(spec: &[u8]) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Spec {
+        linux: Option<Linux>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Linux {
+        gid_mappings: Option<Vec<Mapping>>,
+    }
+    #[derive(Deserialize)]
+    struct Mapping {
+        #[serde(rename = "containerID")]
+        container: u32,
+        #[serde(rename = "hostID")]
+        host: u32,
+    }
+    // One that cannot be read is the shim's to refuse.
+    let spec: Spec = serde_json::from_slice(spec).ok()?;
+    let mappings = spec.linux?.gid_mappings?;
+    mappings.iter().find(|m| m.container == 0).map(|m| m.host).filter(|gid| *gid != 0)
+}
+
 fn make(dir: &Path, mode: u32) -> io::Result<()> {
     fs::DirBuilder::new().mode(mode).create(dir)
 }
@@ -160,6 +192,18 @@ mod tests {
         assert_eq!(found[0].2.program().as_deref(), Some(Path::new("/bin/shim")));
         bundle.remove().unwrap();
         assert!(Bundle::all(state.path()).is_empty());
+    }
+
+    #[test]
+    fn the_group_of_a_mapped_root() {
+        let of = |mappings: &str| {
+            root_group(format!(r#"{{"linux":{{"gidMappings":{mappings}}}}}"#).as_bytes())
+        };
+        assert_eq!(of(r#"[{"containerID":0,"hostID":7,"size":1}]"#), Some(7));
+        for none in ["null", "[]", r#"[{"containerID":1,"hostID":7,"size":1}]"#] {
+            assert_eq!(of(none), None, "{none}");
+        }
+        assert_eq!(root_group(b"{}").or(root_group(b"x")), None);
     }
 
     #[test]

@@ -159,6 +159,8 @@ fn tasks_and_containers() {
         tasks exec -d --exec-id long b sleep 1000
         tasks exec -d --exec-id long b sleep 1000
         # tasks ps b
+        ~ shim --id b state
+        shim --id a state
         tasks kill --exec-id long b
         tasks kill --exec-id nosuch b
         tasks kill -s nosuch b
@@ -199,6 +201,19 @@ fn tasks_and_containers() {
         run -d --runtime {runtime} {image} e sleep 1000
         run -d --runtime {runtime} {image} e sleep 1000
         tasks rm -f e
+        tasks start nosuch
+        run -d --runtime {runtime} --with-ns pid:/proc/self/ns/pid {image} h sleep 1000
+        tasks exec --exec-id e h true
+        tasks kill -s KILL --all h
+        @ tasks rm h
+        containers rm h
+        run -d --runtime {runtime} {image} o sh -c 'exec sleep 1000'
+        tasks exec -d --exec-id e --log-uri file://{dir}/exec.log o echo logged
+        tasks exec --exec-id f --fifo-dir {dir}/fifos o echo fifos
+        tasks kill -s INT o
+        tasks kill -s 9 o
+        @ tasks rm o
+        containers rm o
         tasks rm --exec-id nosuch e
         containers rm d e
         containers rm nosuch

@@ -16,6 +16,10 @@ test:
 test-v2 *FILTERS:
     tests/vm/run {{FILTERS}}
 
+# Kill strata-containerd under load so many times, and count what it lost.
+test-durability KILLS="400":
+    STRATA_DURABILITY={{KILLS}} cargo test -p containerd-layer --test durability -- --nocapture
+
 # Format, lints and the omissions list, with warnings as errors.
 check:
     cargo fmt --all -- --check

@@ -21,6 +21,17 @@ fn daemons(name: &str) -> (Rig, Client) {
     (rig, docker)
 }
 
+/// Removes what a test that failed has still running.
+struct Cleanup<'a>(&'a Client);
+
+impl Drop for Cleanup<'_> {
+    fn drop(&mut self) {
+        for id in self.0.run(&["ps", "-aq"]).stdout.lines() {
+            self.0.run(&["rm", "-f", id]);
+        }
+    }
+}
+
 /// Begins a container that runs until it is killed.
 fn begin(docker: &Client, name: &str, runtime: &str) {
     let run = ["run", "-d", "--name", name, "--runtime", runtime, "--network", "none"];
@@ -36,6 +47,7 @@ fn inspect(docker: &Client, name: &str, what: &str) -> String {
 fn a_real_dockerd_runs_containers() {
     need!("docker", "dockerd", "containerd", "busybox", "containerd-shim-runc-v2", "runc");
     let (rig, docker) = daemons("dockerd");
+    let cleanup = Cleanup(&docker);
     for runtime in RUNTIMES {
         let base = ["run", "--rm", "--runtime", runtime, "--network", "none"];
         let run = |args: &[&str]| docker.run(&[&base[..], args].concat());
@@ -72,6 +84,7 @@ fn a_real_dockerd_runs_containers() {
     }
     let refused = docker.run(&["run", "--rm", "--runtime", "nosuch", IMAGE, "true"]);
     assert_eq!(refused.code, 125, "{}", refused.stderr);
+    drop(cleanup);
     rig.end();
 }
 
@@ -79,6 +92,7 @@ fn a_real_dockerd_runs_containers() {
 fn a_killed_containerd_takes_no_container_of_dockerd_along() {
     need!("docker", "dockerd", "containerd", "busybox", "containerd-shim-runc-v2", "runc");
     let (mut rig, docker) = daemons("dockerd-kill");
+    let cleanup = Cleanup(&docker);
     let names: Vec<String> = (0..RUNTIMES.len()).map(|n| format!("c{n}")).collect();
     for (name, runtime) in names.iter().zip(RUNTIMES) {
         begin(&docker, name, runtime);
@@ -120,5 +134,6 @@ fn a_killed_containerd_takes_no_container_of_dockerd_along() {
         docker.ok(&["rm", "-f", name]);
     }
     docker.ok(&["rm", "killed", "ends"]);
+    drop(cleanup);
     rig.end();
 }

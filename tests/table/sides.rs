@@ -43,26 +43,30 @@ fn second_layer() -> Vec<u8> {
     layer.into_inner().unwrap()
 }
 
-/// What both runtimes leave of a namespace wherever one of its containers ran: the cgroup above its
-/// containers', and the directory of their states.
-pub(crate) struct Leftovers([String; 2]);
+/// What is left of the sides' namespaces: what a test that failed had still running, and what both
+/// runtimes leave wherever a container ran, the cgroup above its containers' and the directory of
+/// their states.
+pub(crate) struct Leftovers<'a>(&'a [Side; 2]);
 
-impl Leftovers {
-    /// What is removed when this is dropped.
-    pub(crate) fn of(sides: &[Side; 2]) -> Leftovers {
-        Leftovers(sides.each_ref().map(|side| side.names["ns"].clone()))
+impl<'a> Leftovers<'a> {
+    /// What is removed when this is dropped, before the daemons are.
+    pub(crate) fn of(sides: &'a [Side; 2]) -> Leftovers<'a> {
+        Leftovers(sides)
     }
 }
 
-impl Drop for Leftovers {
+impl Drop for Leftovers<'_> {
     fn drop(&mut self) {
         let controllers = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
         let mut dirs: Vec<_> = controllers.map(|entry| entry.path()).collect();
         dirs.extend(["/sys/fs/cgroup".into(), "/run/containerd/runc".into()]);
-        for ns in &self.0 {
+        for side in self.0 {
+            for task in side.run("tasks ls -q", "").stdout.lines() {
+                side.run(&format!("tasks rm -f {task}"), "");
+            }
             for dir in &dirs {
                 // Most are not there.
-                let _ = fs::remove_dir(dir.join(ns));
+                let _ = fs::remove_dir(dir.join(&side.names["ns"]));
             }
         }
     }

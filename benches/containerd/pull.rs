@@ -84,7 +84,7 @@ pub(crate) fn measure(
             }
         };
         let forget = || fs::remove_dir_all(&into).unwrap();
-        pullers.push(("igzip -dc | tar -x", Box::new(unpack), Box::new(forget)));
+        pullers.push(("igzip, then tar", Box::new(unpack), Box::new(forget)));
     } else {
         println!("\nSKIP: the limit of unpacking: igzip is not installed");
     }

@@ -123,16 +123,25 @@ impl Daemon {
     }
 
     fn shim(&self, id: &str, action: &str) -> Vec<u8> {
-        let output = Command::new(SHIM)
+        self.shim_told(id, action, b"")
+    }
+
+    /// As [`Daemon::shim`], with `input` on its standard input.
+    fn shim_told(&self, id: &str, action: &str, input: &[u8]) -> Vec<u8> {
+        let mut child = Command::new(SHIM)
             .args(["-namespace", "shim-test", "-id", id, "-publish-binary", "/nowhere"])
             .arg("-address")
             .arg(self.path("grpc"))
             .arg(action)
             .current_dir(self.path(id))
             .env("TTRPC_ADDRESS", self.path("ttrpc"))
-            .stdin(Stdio::null())
-            .output()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output.stdout
     }
@@ -342,4 +351,111 @@ async fn delete_cleans_up_after_a_shim_that_was_killed() {
     assert_eq!((response.pid, response.exit_status), (pid, 137));
     assert!(!socket.exists());
     assert!(!daemon.path("state").join("shim-test/k").exists());
+}
+
+/// `containerd.runtime.bootstrap.v1`'s messages, of containerd 2.3, as far as they are asked for
+/// here.
+#[derive(Clone, PartialEq, Message)]
+struct BootstrapParams {
+    #[prost(string, tag = "1")]
+    instance_id: String,
+    #[prost(string, tag = "2")]
+    namespace: String,
+    #[prost(string, tag = "5")]
+    ttrpc_address: String,
+    #[prost(string, tag = "6")]
+    grpc_address: String,
+    #[prost(string, optional, tag = "9")]
+    socket_dir: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct BootstrapResult {
+    #[prost(int32, tag = "1")]
+    version: i32,
+    #[prost(string, tag = "2")]
+    address: String,
+    #[prost(string, tag = "3")]
+    protocol: String,
+}
+
+#[tokio::test]
+async fn a_containerd_that_sends_params_gets_version_3() {
+    let Some(daemon) = Daemon::new() else { return };
+    daemon.bundle("v3", "{}");
+    // Events go where the parameters say, not where the environment does.
+    let ttrpc = daemon.path("ttrpc3");
+    let listener = tokio::net::UnixListener::bind(&ttrpc).unwrap();
+    let face: Arc<dyn hops::shim::ShimEvents> = daemon.events.clone();
+    tokio::spawn(wire::ttrpc::Server::new(face).serve(listener, std::future::pending()));
+    let params = BootstrapParams {
+        instance_id: "v3".into(),
+        namespace: "shim-test".into(),
+        ttrpc_address: ttrpc.display().to_string(),
+        grpc_address: daemon.path("grpc3").display().to_string(),
+        socket_dir: Some(daemon.path("s").display().to_string()),
+    };
+    let start = || daemon.shim_told("v3", "start", &params.encode_to_vec());
+    let result = BootstrapResult::decode(&*start()).unwrap();
+    assert_eq!((result.version, result.protocol.as_str()), (3, "ttrpc"));
+    let socket = path_of(&result.address);
+    assert_eq!(socket.parent(), Some(daemon.path("s").as_path()));
+    // The second call finds the shim of the first.
+    assert_eq!(BootstrapResult::decode(&*start()).unwrap(), result);
+
+    let client = Client::connect_as(&socket, hops::shim::TASK_V3).await.unwrap();
+    let pid = ask(&client, daemon.create("v3")).await.unwrap().pid;
+    let state = || StateRequest { id: "v3".into(), ..Default::default() };
+    assert_eq!(ask(&client, state()).await.unwrap().pid, pid);
+    // A daemon of before finds the same shim.
+    let old = Client::connect(&socket).await.unwrap();
+    assert_eq!(ask(&old, state()).await.unwrap().pid, pid);
+    let unknown = Client::connect_as(&socket, "containerd.runtime.sandbox.v1.Sandbox").await;
+    let error = ask(&unknown.unwrap(), state()).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Unimplemented);
+
+    ask(&client, DeleteRequest { id: "v3".into(), ..Default::default() }).await.unwrap();
+    daemon.events.until("/tasks/delete").await;
+    ask(&client, ShutdownRequest::default()).await.unwrap();
+    gone(&socket).await;
+}
+
+#[test]
+fn info_tells_the_runtimes_features() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = dir.path().join("runtime");
+    let info = |options: &Options| {
+        let options = Any { type_url: Options::full_name(), value: options.encode_to_vec() };
+        let mut child = Command::new(SHIM)
+            .arg("-info")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(&options.encode_to_vec()).unwrap();
+        (options, child.wait_with_output().unwrap())
+    };
+    let options = Options { binary_name: runtime.display().to_string(), ..Options::default() };
+    let (_, missing) = info(&options);
+    assert!(!missing.status.success());
+    let text = String::from_utf8_lossy(&missing.stderr).into_owned();
+    assert!(text.contains("failed to look up the path of"), "{text}");
+
+    let features = |script: &str| {
+        fs::write(&runtime, script).unwrap();
+        fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
+        let (asked, output) = info(&options);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let info = hops::proto::containerd::types::RuntimeInfo::decode(&*output.stdout).unwrap();
+        assert_eq!(info.name, "io.containerd.strata.v2");
+        assert_eq!(info.options, Some(asked));
+        info.features
+    };
+    let told = features("#!/bin/sh\n[ $1 = features ] && echo '{\"ociVersionMax\":\"1.2.0\"}'");
+    let told = told.unwrap();
+    assert!(told.type_url.ends_with("/features/Features"), "{}", told.type_url);
+    assert_eq!(told.value.trim_ascii(), br#"{"ociVersionMax":"1.2.0"}"#);
+    // youki has no such verb.
+    assert_eq!(features("#!/bin/sh\nexit 1"), None);
 }

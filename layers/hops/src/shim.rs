@@ -1,12 +1,19 @@
 //! `Shim`: containerd → shim, since containerd 1.2's runtime v2.
 //!
-//! The wire is ttrpc on a unix socket, `containerd.task.v2.Task`; the shim's own events go the
-//! other way over ttrpc, `containerd.services.events.ttrpc.v1.Events` ([`ShimEvents`]).
+//! The wire is ttrpc on a unix socket, [`TASK_V2`]; the shim's own events go the other way over
+//! ttrpc, `containerd.services.events.ttrpc.v1.Events` ([`ShimEvents`]). Since containerd 2.0 the
+//! same messages travel under the name [`TASK_V3`].
 
 use crate::{
     Hop,
     proto::containerd::{services::events::ttrpc::v1::ForwardRequest, task::v2::*},
 };
+
+/// The service of [`Shim`].
+pub const TASK_V2: &str = "containerd.task.v2.Task";
+/// The same service to shims of version 3: not a field of its messages differs (containerd 2.3,
+/// api/runtime/task).
+pub const TASK_V3: &str = "containerd.task.v3.Task";
 
 crate::rpc_face! {
     /// A shim as containerd sees it: the parent of the containers of one pod.

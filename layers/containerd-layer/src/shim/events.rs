@@ -52,11 +52,15 @@ pub(super) enum Destination {
 }
 
 impl Destination {
-    /// By the environment that containerd gives a shim (`TTRPC_ADDRESS`), or by its flags.
-    pub(super) fn from_env(program: &str, address: &str) -> Destination {
-        match std::env::var("TTRPC_ADDRESS") {
-            Ok(path) if !path.is_empty() => Destination::Socket(wire::socket::path_of(&path)),
-            _ => Destination::Program { program: program.to_owned(), address: address.to_owned() },
+    /// `socket`, unless it is empty; else by the environment that containerd gives a shim
+    /// (`TTRPC_ADDRESS`), or by its flags.
+    pub(super) fn find(socket: &str, program: &str, address: &str) -> Destination {
+        let named = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
+        match [socket, &named].into_iter().find(|address| !address.is_empty()) {
+            Some(socket) => Destination::Socket(wire::socket::path_of(socket)),
+            None => {
+                Destination::Program { program: program.to_owned(), address: address.to_owned() }
+            }
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The command line that containerd gives a shim (containerd 1.6, runtime/v2/README.md), read as
-//! Go's `flag` package reads it.
+//! The command line that containerd gives a shim (containerd 1.6, runtime/v2/README.md; `-info`
+//! since 2.0), read as Go's `flag` package reads it.
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -34,6 +34,8 @@ pub(super) struct Flags {
     pub(super) debug: bool,
     /// Print the version and do nothing.
     pub(super) version: bool,
+    /// Print what shim and runtime can do, and do nothing.
+    pub(super) info: bool,
     /// The first argument that is not a flag.
     pub(super) action: Action,
 }
@@ -48,6 +50,10 @@ pub(super) enum FlagError {
     #[error("invalid boolean value {1:?} for -{0}: parse error")]
     NotBoolean(String, String),
 }
+
+/// The flags that have a value.
+const VALUED: [&str; 7] =
+    ["namespace", "id", "address", "publish-binary", "socket", "debug-socket", "bundle"];
 
 /// Reads the arguments after the program's name.
 ///
@@ -72,7 +78,8 @@ pub(super) fn parse(args: impl Iterator<Item = OsString>) -> Result<Flags, FlagE
         };
         let truth = match name {
             "debug" => Some(&mut flags.debug),
-            "v" => Some(&mut flags.version),
+            "v" | "version" => Some(&mut flags.version),
+            "info" => Some(&mut flags.info),
             _ => None,
         };
         if let Some(truth) = truth {
@@ -83,7 +90,7 @@ pub(super) fn parse(args: impl Iterator<Item = OsString>) -> Result<Flags, FlagE
             };
             continue;
         }
-        if !["namespace", "id", "address", "publish-binary", "socket", "bundle"].contains(&name) {
+        if !VALUED.contains(&name) {
             return Err(FlagError::Unknown(name.into()));
         }
         let value =
@@ -94,6 +101,8 @@ pub(super) fn parse(args: impl Iterator<Item = OsString>) -> Result<Flags, FlagE
             "address" => flags.address = value,
             "publish-binary" => flags.publish_binary = value,
             "socket" => flags.socket = value.into(),
+            // Go's profiler, which there is none of.
+            "debug-socket" => {}
             _ => flags.bundle = value.into(),
         }
     }
@@ -145,5 +154,7 @@ mod tests {
         assert_eq!(read("-nope").unwrap_err().to_string(), "flag provided but not defined: -nope");
         assert_eq!(read("-id").unwrap_err().to_string(), "flag needs an argument: -id");
         assert!(read("-debug=maybe").is_err());
+        assert!(read("-info -debug-socket /s").unwrap().info);
+        assert!(read("-version").unwrap().version && read("-v").unwrap().version);
     }
 }

@@ -16,20 +16,18 @@ use std::{
 
 use hops::{
     Cx, HopError, Result,
-    proto::Any,
     trace::{Side, Spans, Traced},
 };
 use nix::{
     fcntl::OFlag,
     unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, getppid, setsid},
 };
-use prost::Message;
 use sha2::{Digest, Sha256};
 
 use super::{
     LAYER,
-    bundle::{self, Options},
-    cgroup,
+    bootstrap::{Bootstrap, address},
+    bundle, cgroup,
     engine::Engine,
     events::{Destination, Publisher},
     flags::Flags,
@@ -39,21 +37,21 @@ use super::{
     sys,
 };
 
-/// Where shims' sockets are, whatever containerd's own state directory is (containerd 1.6,
-/// `socketRoot`).
-const SOCKETS: &str = "/run/containerd/s";
+/// How much `start` is told at most (containerd 2.3).
+const INPUT: u64 = 10 << 20;
 
-/// `start`, in the bundle: prints the address of the shim of the bundle's pod.
+/// `start`, in the bundle: prints where the shim of the bundle's pod is.
 ///
 /// # Errors
-/// When `config.json` cannot be read, and those of making the socket and the process.
+/// When `config.json` or standard input cannot be read, and those of making the socket and the
+/// process.
 pub(super) fn start(program: &OsStr, flags: Flags) -> Result<()> {
     let spans = Spans::from_env(LAYER);
     let (_, mut span) = spans.begin(&Cx::from_env(), "Shim", "launch", Side::Callee);
     let started = launch(program, flags);
     match started {
-        Ok(Half::Parent(address)) => {
-            io::stdout().write_all(address.as_bytes())?;
+        Ok(Half::Parent(answer)) => {
+            io::stdout().write_all(&answer)?;
             Ok(())
         }
         Ok(Half::Shim(serve)) => {
@@ -69,21 +67,23 @@ pub(super) fn start(program: &OsStr, flags: Flags) -> Result<()> {
 }
 
 enum Half {
-    Parent(String),
+    Parent(Vec<u8>),
     Shim(Box<dyn FnOnce() -> Result<()>>),
 }
 
-fn launch(program: &OsStr, flags: Flags) -> Result<Half> {
+fn launch(program: &OsStr, mut flags: Flags) -> Result<Half> {
+    let bootstrap = Bootstrap::read(&input(), &mut flags)?;
     let group = bundle::group(Path::new("."))?.unwrap_or_else(|| flags.id.clone());
-    let socket = socket_path(&flags.address, &flags.namespace, &group);
-    let address = format!("unix://{}", socket.display());
+    let name = socket_name(&flags.address, &flags.namespace, &group);
+    let socket = bootstrap.socket_dir.join(name);
     let write_address = || {
-        bundle::write_private(Path::new(bundle::ADDRESS), address.as_bytes())
+        bundle::write_private(Path::new(bundle::ADDRESS), address(&socket).as_bytes())
             .map_err(|e| HopError::from(e).context("write address"))
     };
+    let answer = bootstrap.answer(&socket);
     let Some(listener) = bind(&socket)? else {
         write_address()?;
-        return Ok(Half::Parent(address));
+        return Ok(Half::Parent(answer));
     };
     let unbind = |error: HopError| {
         let _ = fs::remove_file(&socket);
@@ -96,21 +96,31 @@ fn launch(program: &OsStr, flags: Flags) -> Result<Half> {
             let program = program.to_owned();
             Ok(Half::Shim(Box::new(move || {
                 detach(score)?;
-                serve(&program, &flags, listener, Some(socket))
+                serve(&program, &flags, &bootstrap.ttrpc_address, listener, Some(socket))
             })))
         }
         ForkResult::Parent { child } => {
-            if let Err(error) = place(child.as_raw()) {
+            if let Err(error) = place(&bootstrap.cgroup, child.as_raw()) {
                 let _ = nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL);
                 return Err(unbind(error));
             }
-            Ok(Half::Parent(address))
+            Ok(Half::Parent(answer))
         }
     }
 }
 
-/// The socket of the shim of a pod (containerd 1.6, `SocketAddress`).
-fn socket_path(address: &str, namespace: &str, group: &str) -> PathBuf {
+/// What containerd says on standard input.
+fn input() -> Vec<u8> {
+    let (stdin, mut said) = (io::stdin(), Vec::new());
+    // Nobody is asked to type it; and what cannot be read was not given.
+    if stdin.is_terminal() || stdin.take(INPUT).read_to_end(&mut said).is_err() {
+        said.clear();
+    }
+    said
+}
+
+/// The socket's file for the shim of a pod (containerd 1.6, `SocketAddress`).
+fn socket_name(address: &str, namespace: &str, group: &str) -> String {
     let name = Path::new(address).join(namespace).join(group);
     let digest = Sha256::digest(name.as_os_str().as_encoded_bytes());
     let mut file = String::with_capacity(64);
@@ -118,7 +128,7 @@ fn socket_path(address: &str, namespace: &str, group: &str) -> PathBuf {
         use std::fmt::Write;
         let _ = write!(file, "{byte:02x}");
     }
-    Path::new(SOCKETS).join(file)
+    file
 }
 
 /// Listens on `socket`; `None` when the pod's shim already does.
@@ -132,7 +142,8 @@ fn bind(socket: &Path) -> Result<Option<UnixListener>> {
                 return Ok(Some(listener));
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound && again => {
-                fs::DirBuilder::new().recursive(true).mode(0o711).create(SOCKETS).map_err(words)?;
+                let dir = socket.parent().unwrap_or(socket);
+                fs::DirBuilder::new().recursive(true).mode(0o711).create(dir).map_err(words)?;
             }
             Err(e) if e.kind() == io::ErrorKind::AddrInUse && again => {
                 if UnixStream::connect(socket).is_ok() {
@@ -147,21 +158,12 @@ fn bind(socket: &Path) -> Result<Option<UnixListener>> {
     }
 }
 
-/// Puts the shim into the cgroup that containerd asks for on standard input.
-fn place(shim: i32) -> Result<()> {
-    let mut stdin = io::stdin();
-    let mut asked = Vec::new();
-    // Nobody is asked to type one; and what cannot be read was not given.
-    if stdin.is_terminal() || stdin.read_to_end(&mut asked).is_err() || asked.is_empty() {
-        return Ok(());
-    }
-    let any = Any::decode(&*asked).map_err(|e| HopError::invalid(format!("options: {e}")))?;
-    // Options of other kinds are not for the launch, and are refused where they matter.
-    let path = Options::read(Some(&any)).map(|options| options.shim_cgroup).unwrap_or_default();
+/// Puts the shim into the cgroup that containerd asks for.
+fn place(path: &str, shim: i32) -> Result<()> {
     if path.is_empty() {
         return Ok(());
     }
-    cgroup::place(&path, shim)
+    cgroup::place(path, shim)
         .map_err(|e| HopError::from(e).context(format!("failed to join cgroup {path}")))
 }
 
@@ -208,19 +210,20 @@ pub(super) fn serve_inherited(program: &OsStr, flags: Flags) -> Result<()> {
             .map_err(|e| HopError::from(e).context(flags.socket.display()))?;
         (listener, Some(flags.socket.clone()))
     };
-    serve(program, &flags, listener, socket)
+    serve(program, &flags, "", listener, socket)
 }
 
 fn serve(
     program: &OsStr,
     flags: &Flags,
+    ttrpc_address: &str,
     listener: UnixListener,
     socket: Option<PathBuf>,
 ) -> Result<()> {
     logger::set_debug(flags.debug);
     let spans = Spans::from_env(LAYER);
     let runtimes = Runtimes::new(program, &flags.namespace, spans.clone());
-    let destination = Destination::from_env(&flags.publish_binary, &flags.address);
+    let destination = Destination::find(ttrpc_address, &flags.publish_binary, &flags.address);
     let publisher = Publisher::new(&flags.namespace, destination);
     let engine = Arc::new(Engine::new(&flags.namespace, runtimes, publisher));
     let face = Arc::new(Traced::callee(engine.clone(), spans));
@@ -235,9 +238,8 @@ mod tests {
     fn the_address_is_containerds() {
         // sha256 of "/run/containerd/containerd.sock/default/c1".
         assert_eq!(
-            socket_path("/run/containerd/containerd.sock", "default", "c1"),
-            Path::new(SOCKETS)
-                .join("d25aa4ef11a84e954e74a5bcff06557d0b6ea8d0c00243896f29826694bbd888")
+            socket_name("/run/containerd/containerd.sock", "default", "c1"),
+            "d25aa4ef11a84e954e74a5bcff06557d0b6ea8d0c00243896f29826694bbd888"
         );
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! containerd executed one per container from its first release (2015) and gave it a protocol of
 //! its own in 1.2 (2018), "runtime v2": a command line (`start`, `delete`) and a ttrpc service on
-//! a unix socket. This one speaks that protocol to any containerd since 1.2, and below it an OCI
-//! runtime's command line.
+//! a unix socket. This one speaks that protocol to any containerd since 1.2, in the form that the
+//! containerd asks for ([`bootstrap`]), and below it an OCI runtime's command line.
 //!
 //! It is one thread without an async runtime: [`serve`] polls a handful of descriptors and the
 //! futures of the calls that are open, most of which finish at their first poll. A container's
@@ -11,6 +11,7 @@
 //! is a terminal. Read [`launch`] for how one comes to be, [`serve`] for what it then does, and
 //! [`engine`] for the verbs.
 
+mod bootstrap;
 mod bundle;
 mod cgroup;
 mod connection;
@@ -20,6 +21,7 @@ mod delete;
 mod engine;
 mod events;
 mod flags;
+mod info;
 mod launch;
 mod logger;
 mod oom;
@@ -39,6 +41,8 @@ use flags::{Action, Flags};
 
 /// The layer's name in traces.
 const LAYER: &str = "shim";
+/// The runtime's name.
+const NAME: &str = "io.containerd.strata.v2";
 
 /// `containerd-shim-strata-v2`: `args` begins with the program's own name.
 ///
@@ -65,13 +69,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match run(&program, flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = write!(std::io::stderr(), "io.containerd.strata.v2: {error}");
+            let _ = write!(std::io::stderr(), "{NAME}: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
 fn run(program: &OsString, flags: Flags) -> hops::Result<()> {
+    if flags.info {
+        return info::info(program);
+    }
     if flags.namespace.is_empty() {
         return Err(hops::HopError::invalid("shim namespace cannot be empty"));
     }

@@ -39,12 +39,17 @@ impl Runtimes {
         Path::new(root).join(&self.namespace)
     }
 
-    /// The runtime for the container of `bundle`.
-    pub(super) fn of(&self, options: &Options, bundle: &Path) -> Arc<dyn Oci> {
-        let program = match options.binary_name.as_str() {
+    /// The runtime's program.
+    pub(super) fn program(&self, options: &Options) -> PathBuf {
+        match options.binary_name.as_str() {
             "" => self.default.clone(),
             name => PathBuf::from(name),
-        };
+        }
+    }
+
+    /// The runtime for the container of `bundle`.
+    pub(super) fn of(&self, options: &Options, bundle: &Path) -> Arc<dyn Oci> {
+        let program = self.program(options);
         let mut program = Program::new(program, bundle).root(&self.root(options));
         if options.systemd_cgroup {
             program = program.systemd_cgroup();

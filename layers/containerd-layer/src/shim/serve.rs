@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hops::Shim;
+use hops::{
+    Shim,
+    shim::{TASK_V2, TASK_V3},
+};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -65,7 +68,7 @@ impl Server {
             signals,
             connections: Vec::new(),
             engine,
-            methods: Methods::new(face),
+            methods: Methods::new(face).also(TASK_V3, TASK_V2),
             end: None,
             dirty: true,
         })

@@ -33,6 +33,8 @@ struct Connection {
     writer: tokio::sync::Mutex<OwnedWriteHalf>,
     calls: Arc<Mutex<Calls>>,
     next: AtomicU32,
+    /// The name of the service where it is not the verbs' own.
+    service: Option<&'static str>,
     reader: AbortHandle,
     /// Errs once the reader has ended, which holds the other end.
     lost: watch::Receiver<()>,
@@ -47,6 +49,18 @@ impl Client {
     /// # Errors
     /// [`Kind::Unavailable`] when nobody serves it.
     pub async fn connect(path: &Path) -> Result<Client> {
+        Client::to(path, None).await
+    }
+
+    /// [`Client::connect`] to a server that knows the verbs' service under the name `service`.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect_as(path: &Path, service: &'static str) -> Result<Client> {
+        Client::to(path, Some(service)).await
+    }
+
+    async fn to(path: &Path, service: Option<&'static str>) -> Result<Client> {
         let stream = socket::connect(path)
             .await
             .map_err(|e| HopError::new(Kind::Unavailable, e.to_string()).because(e))?;
@@ -63,6 +77,7 @@ impl Client {
             writer: tokio::sync::Mutex::new(writer),
             calls,
             next: AtomicU32::new(1),
+            service,
             reader,
             lost,
         })))
@@ -88,8 +103,12 @@ impl Client {
         }
         // Whoever gives up, at the deadline or by dropping the call, takes its entry along.
         let _entry = Entry { calls: &self.0.calls, stream };
+        let mut request = Request::new(cx, path, payload);
+        if let Some(service) = self.0.service {
+            service.clone_into(&mut request.service);
+        }
         let mut buffer = BytesMut::new();
-        Frame::of(stream, REQUEST, &Request::new(cx, path, payload)).encode(&mut buffer);
+        Frame::of(stream, REQUEST, &request).encode(&mut buffer);
         {
             let mut writer = self.0.writer.lock().await;
             let mut whole = Whole { calls: &self.0.calls, written: false };

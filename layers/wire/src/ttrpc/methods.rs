@@ -19,19 +19,30 @@ type Method<F> = fn(Arc<F>, Cx, Bytes) -> Pending;
 pub struct Methods<F: ?Sized> {
     engine: Arc<F>,
     methods: HashMap<&'static str, Method<F>>,
+    /// Further names of services, each with the name in the table.
+    names: Vec<(&'static str, &'static str)>,
 }
 
 impl<F: ?Sized + RpcFace> Methods<F> {
     /// The verbs of the face `F`, answered by `engine`.
     pub fn new(engine: Arc<F>) -> Methods<F> {
-        let mut methods = Methods { engine, methods: HashMap::new() };
+        let mut methods = Methods { engine, methods: HashMap::new(), names: Vec::new() };
         F::visit(&mut methods);
         methods
     }
 
+    /// Answers calls to the service `name` as those to `service`: a protocol's later version may
+    /// be the earlier one's messages under another package name.
+    pub fn also(mut self, name: &'static str, service: &'static str) -> Methods<F> {
+        self.names.push((name, service));
+        self
+    }
+
     /// Begins to answer `request`; the answer is polled by whoever serves the connection.
     pub fn call(&self, request: Request) -> Pending {
-        let path = format!("/{}/{}", request.service, request.method);
+        let named = self.names.iter().find(|(name, _)| *name == request.service);
+        let service = named.map_or(request.service.as_str(), |(_, service)| service);
+        let path = format!("/{service}/{}", request.method);
         match self.methods.get(path.as_str()) {
             Some(method) => method(self.engine.clone(), request.cx(), request.payload),
             None => Box::pin(std::future::ready(Err(HopError::new(Kind::Unimplemented, path)))),

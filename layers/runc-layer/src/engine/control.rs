@@ -91,18 +91,16 @@ impl Runtime {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`] when its process is gone; `all` is content with that.
+    /// [`Error::NotRunning`] when its process is gone; `all` is content with that. Without a
+    /// cgroup, as rootless, `all` is its process (runc 1.2), with which a pid namespace ends.
     pub fn kill(&self, id: &str, signal: i32, all: bool) -> Result<()> {
         let (_, record) = self.find(id)?;
-        if all {
-            if record.cgroup.exists() {
-                record.cgroup.signal_all(signal)?;
-            }
+        if all && record.cgroup.exists() {
+            record.cgroup.signal_all(signal)?;
         } else {
-            let pidfd = record.pidfd()?;
-            match process::pidfd_signal(pidfd.as_fd(), signal) {
-                Err(Errno::SRCH) => return Err(Error::NotRunning),
-                other => other.context(|| format!("kill {}", record.pid))?,
+            match signal_init(&record, signal) {
+                Err(Error::NotRunning) if all => {}
+                other => other?,
             }
         }
         if signal == libc::SIGKILL && record.cgroup.is_frozen() {
@@ -253,6 +251,14 @@ fn kill_init(record: &Record) -> Result<()> {
         }
     }
     Err(Error::State("container init still running".into()))
+}
+
+fn signal_init(record: &Record, signal: i32) -> Result<()> {
+    let pidfd = record.pidfd()?;
+    match process::pidfd_signal(pidfd.as_fd(), signal) {
+        Err(Errno::SRCH) => Err(Error::NotRunning),
+        other => other.context(|| format!("kill {}", record.pid)),
+    }
 }
 
 fn destroy(directory: &Directory, record: &Record) -> Result<()> {

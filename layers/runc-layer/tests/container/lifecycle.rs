@@ -263,3 +263,44 @@ fn a_descriptor_for_the_process_goes_to_the_socket() {
         b.call(&["exec", "--pidfd-socket", "none", &b.id, "true"]).err.contains("pidfd to none")
     );
 }
+
+/// On cgroup v1 an ordinary user's container has no cgroup that could say what is in it.
+#[test]
+fn an_ordinary_users_container_is_killed_as_a_whole() {
+    use std::os::unix::{fs::chown, process::CommandExt};
+    let Some(mut b) = Bundle::new("sleep 1000 & exec sleep 1000") else { return };
+    assert_eq!(b.call(&["spec", "--rootless", "-b", "rootfs"]).code, 0);
+    let spec = fs::read(b.rootfs().join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&spec).unwrap();
+    config["process"] = b.config["process"].clone();
+    let map = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+    config["linux"]["uidMappings"] = map.clone();
+    config["linux"]["gidMappings"] = map;
+    b.config = config;
+    drop(b.runc(&["list"]));
+    // Where this program is built may be nobody else's to see.
+    let program = b.path().join("runtime");
+    fs::copy(crate::bundle::program(), &program).unwrap();
+    for path in [b.path().to_path_buf(), b.rootfs(), b.path().join("config.json")] {
+        chown(path, Some(1000), Some(1000)).unwrap();
+    }
+    let call = |args: &[&str]| {
+        let mut command = std::process::Command::new(&program);
+        let null = std::process::Stdio::null;
+        command.arg("--root").arg(b.path().join("user")).args(args);
+        command.uid(1000).gid(1000).current_dir(b.path());
+        command.stdin(null()).stdout(null()).stderr(null()).status().unwrap()
+    };
+    assert!(call(&["run", "--detach", "--pid-file", "pid", &b.id]).success());
+    let pid: i32 = fs::read_to_string(b.path().join("pid")).unwrap().parse().unwrap();
+    assert!(call(&["kill", "--all", &b.id, "KILL"]).success());
+    let status = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    for _ in 0..2000 {
+        if !status().contains("State:") || status().contains("State:\tZ") {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert!(call(&["delete", &b.id]).success(), "it still runs: {}", status());
+    assert!(call(&["kill", "--all", &b.id, "KILL"]).code() == Some(1), "it does not exist");
+}

@@ -12,7 +12,7 @@ use containerd_layer::{
 };
 use daemon::{find, rootfs};
 use hops::{Containerd, trace::Spans};
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
 fn config(dir: &Path) -> Config {
     Config {
@@ -57,9 +57,8 @@ async fn through_client_and_server() {
     serving.await.unwrap();
 }
 
-/// Strata's own shim and runtime, where the runtime is in the path.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_our_own_shim() {
+/// The promises kept on strata-runc by the shim that `shim` gives for a directory.
+async fn with_shim(shim: impl FnOnce(&Path) -> String) {
     let dir = tempfile::tempdir().unwrap();
     let Some(rootfs) = rootfs(dir.path(), &["strata-runc"]) else { return };
     let config = config(dir.path());
@@ -70,8 +69,38 @@ async fn with_our_own_shim() {
     tokio::spawn(server.serve(engine, Spans::disabled(), async {
         let _ = stopped.await;
     }));
-    let name = env!("CARGO_BIN_EXE_containerd-shim-strata-v2").to_owned();
+    let name = shim(dir.path());
     suite(&subject(face, Some(Runtime { name, rootfs }))).await.unwrap();
+}
+
+/// Strata's own shim and runtime, where the runtime is in the path.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_our_own_shim() {
+    with_shim(|_| OUR_SHIM.to_owned()).await;
+}
+
+const OUR_SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-strata-v2");
+
+/// A shim like those of containerd 2.3, which refuse a start without bootstrap parameters in the
+/// real one's words, and answer with version 3.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_shim_that_wants_parameters() {
+    with_shim(|dir| {
+        let shim = dir.join("containerd-shim-new-v2");
+        let script = format!(
+            r#"#!/bin/sh
+for last; do [ "$before" != -id ] || id=$last; before=$last; done
+[ "$last" = start ] || exec {OUR_SHIM} "$@"
+cat >params
+grep -q "$id" params || {{ echo 'shim was started through the deprecated API' >&2; exit 1; }}
+exec {OUR_SHIM} "$@" <params
+"#
+        );
+        std::fs::write(&shim, script).unwrap();
+        std::fs::set_permissions(&shim, PermissionsExt::from_mode(0o755)).unwrap();
+        shim.display().to_string()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

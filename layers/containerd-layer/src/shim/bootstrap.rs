@@ -25,7 +25,7 @@ const DEBUG: i32 = -4;
 /// `containerd.runtime.bootstrap.v1.BootstrapParams` (containerd 2.3), without the daemon's
 /// version.
 #[derive(Clone, PartialEq, Message)]
-struct Params {
+pub(crate) struct Params {
     #[prost(string, tag = "1")]
     instance_id: String,
     #[prost(string, tag = "2")]
@@ -53,13 +53,35 @@ struct Extension {
 
 /// `containerd.runtime.bootstrap.v1.BootstrapResult`, as far as it is answered.
 #[derive(Clone, PartialEq, Message)]
-struct Answer {
+pub(crate) struct Answer {
     #[prost(int32, tag = "1")]
-    version: i32,
+    pub(crate) version: i32,
     #[prost(string, tag = "2")]
-    address: String,
+    pub(crate) address: String,
     #[prost(string, tag = "3")]
-    protocol: String,
+    pub(crate) protocol: String,
+}
+
+impl Params {
+    /// What a daemon with these addresses (gRPC, ttrpc) and this program says of the container
+    /// `id` in the namespace `ns`.
+    pub(crate) fn new(
+        (ns, id): (&str, &str),
+        (grpc, ttrpc, binary): (&Path, &Path, &Path),
+        debug: bool,
+        options: Option<Any>,
+    ) -> Params {
+        Params {
+            instance_id: id.to_owned(),
+            namespace: ns.to_owned(),
+            log_level: if debug { DEBUG } else { 0 },
+            containerd_ttrpc_address: ttrpc.display().to_string(),
+            containerd_grpc_address: grpc.display().to_string(),
+            containerd_binary: binary.display().to_string(),
+            extensions: options.map(|o| Extension { value: Some(o) }).into_iter().collect(),
+            socket_dir: String::new(),
+        }
+    }
 }
 
 /// How a shim is to be started.

@@ -11,7 +11,7 @@
 //! is a terminal. Read [`launch`] for how one comes to be, [`serve`] for what it then does, and
 //! [`engine`] for the verbs.
 
-mod bootstrap;
+pub(crate) mod bootstrap;
 mod bundle;
 mod cgroup;
 mod connection;

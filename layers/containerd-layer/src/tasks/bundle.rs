@@ -3,6 +3,7 @@
 //!
 //! The state directory does not outlive a reboot, as the tasks do not, so nothing here is synced.
 
+use super::Endpoint;
 use crate::{Error, Result, error::At};
 use nix::{
     errno::Errno,
@@ -107,17 +108,25 @@ impl Bundle {
         }
     }
 
-    /// Notes where the shim is, for a later daemon.
-    pub(super) fn set_shim(&self, program: &Path, address: &str) -> Result<()> {
+    /// Notes where the shim is, for a later daemon: in containerd 1's file, and in containerd 2's
+    /// where that does not say it all.
+    pub(super) fn set_shim(&self, program: &Path, endpoint: &Endpoint) -> Result<()> {
         let path = self.0.join("shim-binary-path");
         fs::write(&path, program.as_os_str().as_encoded_bytes()).at("writing", &path)?;
         let path = self.0.join("address");
-        fs::write(&path, address).at("writing", &path)
+        fs::write(&path, &endpoint.address).at("writing", &path)?;
+        if endpoint.is_version_2() {
+            return Ok(());
+        }
+        let path = self.0.join("bootstrap.json");
+        fs::write(&path, serde_json::to_vec(endpoint).map_err(Error::internal)?)
+            .at("writing", &path)
     }
 
-    /// The address of the shim, where one was started.
-    pub(super) fn address(&self) -> Option<String> {
-        fs::read_to_string(self.0.join("address")).ok().filter(|address| !address.is_empty())
+    /// Where the shim is, if one was started.
+    pub(super) fn endpoint(&self) -> Option<Endpoint> {
+        let read = |file| fs::read(self.0.join(file)).ok().filter(|text| !text.is_empty());
+        Endpoint::read(&read("bootstrap.json").or_else(|| read("address"))?).ok()
     }
 
     /// The program of the shim, where one was started.
@@ -184,11 +193,15 @@ mod tests {
         let bundle = Bundle::create(state.path(), "ns", "a", b"{}").unwrap();
         let again = Bundle::create(state.path(), "ns", "a", b"{}").unwrap_err();
         assert_eq!(again.message, "task a: already exists");
-        bundle.set_shim(Path::new("/bin/shim"), "unix:///x").unwrap();
+        for answer in ["unix:///x", r#"{"version":3,"address":"unix:///x"}"#] {
+            let endpoint = Endpoint::read(answer.as_bytes()).unwrap();
+            bundle.set_shim(Path::new("/bin/shim"), &endpoint).unwrap();
+            assert_eq!(bundle.endpoint(), Some(endpoint));
+        }
         let found = Bundle::all(state.path());
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].0.as_str(), found[0].1.as_str()), ("ns", "a"));
-        assert_eq!(found[0].2.address().as_deref(), Some("unix:///x"));
+        assert_eq!(found[0].2.endpoint().unwrap().address, "unix:///x");
         assert_eq!(found[0].2.program().as_deref(), Some(Path::new("/bin/shim")));
         bundle.remove().unwrap();
         assert!(Bundle::all(state.path()).is_empty());

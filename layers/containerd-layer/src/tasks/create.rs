@@ -1,6 +1,6 @@
 //! From a container to a task, and back.
 
-use super::{Bundle, Exit, Shim, Task, Tasks, launch::program_of, shim::ShimLog};
+use super::{Bundle, Endpoint, Exit, Shim, Task, Tasks, launch::program_of, shim::ShimLog};
 use crate::Error;
 use hops::{
     Cx, HopError,
@@ -52,7 +52,7 @@ impl Tasks {
             }
         };
         let started = async {
-            bundle.set_shim(&program, shim.address())?;
+            bundle.set_shim(&program, shim.endpoint())?;
             let create = shim::CreateTaskRequest {
                 id: id.clone(),
                 bundle: bundle.path().display().to_string(),
@@ -112,18 +112,19 @@ impl Tasks {
     ) -> hops::Result<Shim> {
         let log = ShimLog::open(bundle)?;
         let launcher = &self.0.launcher;
-        let address = launcher.start(cx, program, (ns, id, bundle.path()), options).await?;
-        let shim = self.attach(&address).await?;
+        let endpoint = launcher.start(cx, program, (ns, id, bundle.path()), options).await?;
+        let shim = self.attach(&endpoint).await?;
         log.follow(&shim);
         Ok(shim)
     }
 
-    /// The connection to the shim at `address`, made where there is none.
-    pub(super) async fn attach(&self, address: &str) -> hops::Result<Shim> {
+    /// The connection to the shim at `endpoint`, made where there is none.
+    pub(super) async fn attach(&self, endpoint: &Endpoint) -> hops::Result<Shim> {
+        let address = &endpoint.address;
         if let Some(shim) = self.known().shims.get(address).filter(|shim| !shim.is_closed()) {
             return Ok(shim.clone());
         }
-        let shim = Shim::connect(address, self.0.launcher.spans.clone()).await?;
+        let shim = Shim::connect(endpoint, self.0.launcher.spans.clone()).await?;
         self.known().shims.insert(address.to_owned(), shim.clone());
         let (tasks, watched) = (self.clone(), shim.clone());
         tokio::spawn(async move {

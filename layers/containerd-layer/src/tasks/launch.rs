@@ -1,7 +1,8 @@
 //! Shims as programs: found by the runtime's name, executed to `start` and to `delete`, with the
 //! command line and environment of containerd 1.6.
 
-use crate::{Error, Result, error::At};
+use super::endpoint::Endpoint;
+use crate::{Error, Result, error::At, shim::bootstrap::Params};
 use hops::{
     Cx, Hop,
     cx::TRACEPARENT_ENV,
@@ -17,6 +18,10 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
+
+/// What the shims of containerd 2.3 and later say to a start without [`Params`], which those of
+/// containerd 1 take for options of a kind that they do not know.
+const WANTS_PARAMS: &str = "through the deprecated API";
 
 /// What every shim is told about the daemon.
 #[derive(Debug, Clone)]
@@ -82,7 +87,7 @@ pub(super) fn program_of(runtime: &str) -> Result<PathBuf> {
 }
 
 impl Launcher {
-    /// Starts the shim of a bundle, or finds the one of its group, and answers its address.
+    /// Starts the shim of a bundle, or finds the one of its group, and answers where it is.
     ///
     /// # Errors
     /// What the shim wrote, in containerd's words.
@@ -92,20 +97,34 @@ impl Launcher {
         program: &Path,
         (ns, id, bundle): (&str, &str, &Path),
         options: Option<&Any>,
-    ) -> Result<String> {
+    ) -> Result<Endpoint> {
         let (cx, mut span) = self.spans.begin(cx, Hop::Shim.name(), "launch", Side::Caller);
-        let mut command = self.command(&cx, program, ns, id);
-        command.arg("start");
-        let input = options.map(Message::encode_to_vec).unwrap_or_default();
-        let ran = run(command, bundle.to_owned(), input, true).await;
+        let attempt = async |input| {
+            let mut command = self.command(&cx, program, ns, id);
+            command.arg("start");
+            run(command, bundle.to_owned(), input, true).await
+        };
+        let mut ran = attempt(options.map(Message::encode_to_vec).unwrap_or_default()).await;
+        if let Ok((false, output)) = &ran
+            && String::from_utf8_lossy(output).contains(WANTS_PARAMS)
+        {
+            let params = Params::new(
+                (ns, id),
+                (&self.address, &self.ttrpc, &self.publish_binary),
+                self.debug,
+                options.cloned(),
+            );
+            ran = attempt(params.encode_to_vec()).await;
+        }
         let (ok, output) = ran.inspect_err(|_| span.fail())?;
-        let output = String::from_utf8_lossy(&output).trim().to_owned();
         if !ok {
             span.fail();
+            let output = String::from_utf8_lossy(&output);
+            let output = output.trim();
             let text = format!("failed to start shim: start failed: {output}: exit status 1");
             return Err(Error::internal(text));
         }
-        address(&output)
+        Endpoint::read(&output)
     }
 
     /// Has the shim's program clean up after a shim that died.
@@ -147,28 +166,6 @@ impl Launcher {
             command.env(TRACEPARENT_ENV, trace.to_string());
         }
         command
-    }
-}
-
-/// The address that a shim printed: alone, or in the JSON of containerd 1.7's bootstrap.
-fn address(output: &str) -> Result<String> {
-    if !output.starts_with('{') {
-        return match output.strip_prefix("unix://") {
-            Some(path) if path.starts_with('/') => Ok(output.to_owned()),
-            _ => Err(Error::internal(format_args!("shim answered no address: {output:?}"))),
-        };
-    }
-    #[derive(serde::Deserialize)]
-    struct Bootstrap {
-        address: String,
-        #[serde(default)]
-        protocol: String,
-    }
-    let bootstrap: Bootstrap = serde_json::from_str(output)
-        .map_err(|e| Error::internal(format_args!("shim answered {output:?}: {e}")))?;
-    match bootstrap.protocol.as_str() {
-        "" | "ttrpc" => address(&bootstrap.address),
-        other => Err(Error::unimplemented(format_args!("unsupported protocol: {other:?}"))),
     }
 }
 
@@ -220,16 +217,6 @@ fn run_here(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses() {
-        for good in ["unix:///x", r#"{"version":2,"address":"unix:///x","protocol":"ttrpc"}"#] {
-            assert_eq!(address(good).unwrap(), "unix:///x", "{good}");
-        }
-        for bad in ["", "usage: shim", r#"{"address":"unix:///x","protocol":"grpc"}"#, "{"] {
-            address(bad).unwrap_err();
-        }
-    }
 
     #[test]
     fn runtimes_that_are_not_here() {

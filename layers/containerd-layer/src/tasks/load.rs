@@ -47,7 +47,7 @@ impl Tasks {
 
     /// The shim of a bundle and what it says about the task, if it lives and has it.
     async fn find(&self, ns: &str, id: &str, bundle: &Bundle) -> Option<(Shim, StateResponse)> {
-        let shim = self.attach(&bundle.address()?).await.ok()?;
+        let shim = self.attach(&bundle.endpoint()?).await.ok()?;
         let cx = Cx::background().in_namespace(ns.to_owned());
         let state = shim.ask(&cx, StateRequest { id: id.to_owned(), ..Default::default() }).await;
         match state {

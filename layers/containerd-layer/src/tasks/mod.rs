@@ -8,6 +8,7 @@
 
 mod bundle;
 mod create;
+mod endpoint;
 mod launch;
 mod load;
 mod mourn;
@@ -18,6 +19,7 @@ pub(crate) use launch::find_program;
 
 use crate::{Config, Error, Result, events::Exchange};
 use bundle::Bundle;
+use endpoint::Endpoint;
 use hops::{
     proto::{
         Timestamp,

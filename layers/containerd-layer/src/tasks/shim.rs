@@ -1,6 +1,6 @@
 //! A connection to a shim, shared by the tasks that the shim has.
 
-use super::Bundle;
+use super::{Bundle, Endpoint};
 use crate::error::At;
 use hops::{
     Cx, Handle, Result,
@@ -24,7 +24,7 @@ pub(super) struct Shim(Arc<Connection>);
 
 #[derive(Debug)]
 struct Connection {
-    address: String,
+    endpoint: Endpoint,
     client: Client,
     traced: Traced<Client>,
 }
@@ -36,18 +36,23 @@ impl PartialEq for Shim {
 }
 
 impl Shim {
-    /// Connects to the shim at `address`, `unix:///…`.
+    /// Connects to the shim at `endpoint`.
     ///
     /// # Errors
     /// `Unavailable` when nobody serves it.
-    pub(super) async fn connect(address: &str, spans: Spans) -> Result<Shim> {
-        let client = Client::connect(&socket::path_of(address)).await?;
+    pub(super) async fn connect(endpoint: &Endpoint, spans: Spans) -> Result<Shim> {
+        let path = socket::path_of(&endpoint.address);
+        let client = Client::connect_as(&path, endpoint.service()).await?;
         let traced = Traced::caller(client.clone(), spans);
-        Ok(Shim(Arc::new(Connection { address: address.to_owned(), client, traced })))
+        Ok(Shim(Arc::new(Connection { endpoint: endpoint.clone(), client, traced })))
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.0.endpoint
     }
 
     pub(super) fn address(&self) -> &str {
-        &self.0.address
+        &self.0.endpoint.address
     }
 
     pub(super) fn is_closed(&self) -> bool {

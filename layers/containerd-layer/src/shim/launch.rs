@@ -109,11 +109,17 @@ fn launch(program: &OsStr, mut flags: Flags) -> Result<Half> {
     }
 }
 
-/// What containerd says on standard input.
+/// What containerd says on standard input. std's has a buffer, which the shim, a copy of this
+/// process, would keep.
 fn input() -> Vec<u8> {
-    let (stdin, mut said) = (io::stdin(), Vec::new());
-    // Nobody is asked to type it; and what cannot be read was not given.
-    if stdin.is_terminal() || stdin.take(INPUT).read_to_end(&mut said).is_err() {
+    let mut said = Vec::new();
+    let read = |said| {
+        let stdin = fs::File::from(sys::stdin().try_clone_to_owned()?);
+        // Nobody is asked to type it.
+        if stdin.is_terminal() { Ok(0) } else { stdin.take(INPUT).read_to_end(said) }
+    };
+    // What cannot be read was not given.
+    if read(&mut said).is_err() {
         said.clear();
     }
     said

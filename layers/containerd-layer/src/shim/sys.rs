@@ -23,6 +23,12 @@ use nix::{
     unistd::{ForkResult, pipe2},
 };
 
+/// Standard input, without std's buffer for it.
+pub(super) fn stdin() -> BorrowedFd<'static> {
+    // SAFETY: std opens /dev/null for a descriptor 0 that is missing, and nothing here closes it.
+    unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) }
+}
+
 /// Splits the process in two.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use containerd_layer::{
 };
 use daemon::{find, rootfs};
 use hops::{Containerd, trace::Spans};
-use std::{os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 fn config(dir: &Path) -> Config {
     Config {
@@ -96,8 +96,11 @@ grep -q "$id" params || {{ echo 'shim was started through the deprecated API' >&
 exec {OUR_SHIM} "$@" <params
 "#
         );
-        std::fs::write(&shim, script).unwrap();
-        std::fs::set_permissions(&shim, PermissionsExt::from_mode(0o755)).unwrap();
+        let text = dir.join("text");
+        std::fs::write(&text, script).unwrap();
+        // Written here, a child of another test could keep it open and so from being executed.
+        let mut install = std::process::Command::new("install");
+        assert!(install.arg(&text).arg(&shim).status().unwrap().success());
         shim.display().to_string()
     })
     .await;

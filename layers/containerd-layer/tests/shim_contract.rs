@@ -443,8 +443,11 @@ fn info_tells_the_runtimes_features() {
     assert!(text.contains("failed to look up the path of"), "{text}");
 
     let features = |script: &str| {
-        fs::write(&runtime, script).unwrap();
-        fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
+        let text = dir.path().join("text");
+        fs::write(&text, script).unwrap();
+        // Written here, a child of another test could keep it open and so from being executed.
+        let mut install = Command::new("install");
+        assert!(install.arg(&text).arg(&runtime).status().unwrap().success());
         let (asked, output) = info(&options);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let info = hops::proto::containerd::types::RuntimeInfo::decode(&*output.stdout).unwrap();

@@ -11,6 +11,8 @@
 mod daemons;
 mod images;
 mod life;
+#[path = "../machine.rs"]
+mod machine;
 mod memory;
 mod pull;
 
@@ -19,8 +21,9 @@ use std::{
     time::Instant,
 };
 
-use daemons::{Daemon, Place, installed};
+use daemons::{Daemon, Place};
 use life::Lives;
+use machine::installed;
 
 /// How many containers sleep while the memory is measured.
 const ALIVE: usize = 50;
@@ -42,7 +45,7 @@ fn main() {
         Some(program) => daemons.push(Daemon::containerd(&place, &program)),
         None => println!("SKIP: containerd is not installed"),
     }
-    println!("# containerd, {rounds} rounds, interleaved\n\n{}\n", daemons::machine());
+    println!("# containerd, {rounds} rounds, interleaved\n\n{}\n", machine::describe());
     let archive = images::small(&place);
     for daemon in &daemons {
         daemon.ctr(&["images", "import", archive.to_str().unwrap()]);

@@ -24,8 +24,10 @@ use prost::{Message, Name};
 use wire::grpc::Client;
 
 use crate::{
-    daemons::{Daemon, Place, Running, installed},
-    images, quantile, run, timed,
+    daemons::{Daemon, Place, Running},
+    images,
+    machine::installed,
+    quantile, run, timed,
 };
 
 /// One who pulls, and how it forgets what it pulled.

@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::fs::symlink,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -12,6 +12,8 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
+
+use crate::machine::installed;
 
 /// A bundle, and where the runtimes keep their records of it.
 pub(crate) struct Bundle {
@@ -149,10 +151,4 @@ impl Contender {
         let out = Command::new(&self.program).arg("--version").output().expect("version");
         String::from_utf8_lossy(&out.stdout).lines().next().unwrap_or_default().to_owned()
     }
-}
-
-/// Where a program is installed.
-pub(crate) fn installed(name: &str) -> Option<PathBuf> {
-    let path = std::env::var("PATH").unwrap_or_default();
-    path.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.exists())
 }

@@ -4,17 +4,10 @@ use std::{fs, process::Command};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::contender::{Bundle, Contender, installed};
-
-/// The machine, in a line.
-pub(crate) fn machine() -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let info = read("/proc/cpuinfo");
-    let model = info.lines().find_map(|line| line.strip_prefix("model name\t: "));
-    let cores = std::thread::available_parallelism().map_or(0, |n| n.get());
-    let kernel = read("/proc/sys/kernel/osrelease");
-    format!("{cores} × {}, Linux {}", model.unwrap_or("unknown"), kernel.trim())
-}
+use crate::{
+    contender::{Bundle, Contender},
+    machine::installed,
+};
 
 /// A row: peak resident set and system calls of `run`, PSS of the waiting init, program.
 pub(crate) fn size(contender: &Contender, bundle: &Bundle) -> String {

@@ -12,6 +12,8 @@
 
 mod contender;
 mod look;
+#[path = "../machine.rs"]
+mod machine;
 mod steps;
 
 use std::{fs, path::Path, process::Command, time::Instant};
@@ -39,7 +41,7 @@ fn main() {
     let bundle = Bundle::new();
     let contenders = contenders(&bundle);
     println!("# A container's life, {rounds} rounds, interleaved\n");
-    println!("{}{unified}\n", look::machine());
+    println!("{}{unified}\n", machine::describe());
     for contender in &contenders {
         println!("- {}: {}", contender.name, contender.version());
     }

@@ -11,8 +11,10 @@
 //!
 //! Start with `engine/create.rs`, which prepares everything and makes the child; `plan/` is what
 //! it prepares, `init/` what the child does with it between clone and exec, `sys/` the system
-//! calls. `cgroup/` and `seccomp/` stand on their own; `dbus/` is how `cgroup/systemd/` talks. Linux 5.12 or later is needed (the mount
-//! API up to `mount_setattr`).
+//! calls. `cgroup/` and `seccomp/` stand on their own; `dbus/` is how `cgroup/systemd/` talks, and
+//! `network/` moves devices into a container's namespace. `check.rs` is a configuration's way
+//! without a container, for the fuzzer. Linux 5.12 or later is needed (the mount API up to
+//! `mount_setattr`).
 
 mod cgroup;
 mod check;

@@ -55,13 +55,7 @@ impl Push {
 
     fn report(&self, descriptor: &Descriptor, offset: u64, done: bool) {
         if let Some(progress) = &self.progress {
-            progress(Progress {
-                digest: descriptor.digest.clone(),
-                media_type: descriptor.media_type.clone(),
-                offset,
-                total: descriptor.size,
-                done,
-            });
+            progress(Progress::of(descriptor, offset, done));
         }
     }
 }

@@ -37,6 +37,19 @@ pub struct Progress {
     pub done: bool,
 }
 
+impl Progress {
+    /// How far the blob of `descriptor` is: `offset` of its bytes, or all that is to be done.
+    pub(super) fn of(descriptor: &Descriptor, offset: u64, done: bool) -> Progress {
+        Progress {
+            digest: descriptor.digest.clone(),
+            media_type: descriptor.media_type.clone(),
+            offset,
+            total: descriptor.size,
+            done,
+        }
+    }
+}
+
 pub(super) type Watcher = Arc<dyn Fn(Progress) + Send + Sync>;
 
 /// What is the same for all layers of one image.
@@ -203,13 +216,7 @@ impl Layers {
 
     pub(super) fn report(&self, descriptor: &Descriptor, offset: u64, done: bool) {
         if let Some(progress) = &self.progress {
-            progress(Progress {
-                digest: descriptor.digest.clone(),
-                media_type: descriptor.media_type.clone(),
-                offset,
-                total: descriptor.size,
-                done,
-            });
+            progress(Progress::of(descriptor, offset, done));
         }
     }
 

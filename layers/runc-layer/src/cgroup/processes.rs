@@ -50,8 +50,21 @@ impl Cgroup {
         }
     }
 
-    /// Freezes or thaws every process, and waits until it is so.
-    pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
+    /// Freezes every process, and waits until it is so.
+    pub(crate) fn freeze(&self) -> Result<()> {
+        self.set_frozen(true)
+    }
+
+    /// Thaws every process, and waits until it is so. A cgroup that is gone holds nobody: on v2 the
+    /// killed leave the freezer by themselves, and systemd removes what they leave empty.
+    pub(crate) fn thaw(&self) -> Result<()> {
+        match self.set_frozen(false) {
+            Err(Error::Os { errno: Errno::NOENT | Errno::NODEV, .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn set_frozen(&self, frozen: bool) -> Result<()> {
         let dir = self
             .directory("freezer")
             .ok_or_else(|| Error::Invalid("cannot freeze: no freezer cgroup".into()))?;
@@ -75,7 +88,7 @@ impl Cgroup {
             }
             if Instant::now() > deadline {
                 if frozen {
-                    let _ = self.freeze(false);
+                    let _ = self.thaw();
                 }
                 return Err(Error::Invalid("unable to freeze".into()));
             }
@@ -87,7 +100,7 @@ impl Cgroup {
     pub(crate) fn signal_all(&self, signal: i32) -> Result<()> {
         let freezable = self.directory("freezer").is_some() && !self.is_frozen();
         // Frozen, nothing can fork away between the listing and the signal.
-        let frozen = freezable && self.freeze(true).is_ok();
+        let frozen = freezable && self.freeze().is_ok();
         let result = self.pids_anywhere().and_then(|pids| {
             for pid in pids {
                 match process::kill(pid, signal) {
@@ -98,7 +111,7 @@ impl Cgroup {
             Ok(())
         });
         if frozen {
-            self.freeze(false)?;
+            self.thaw()?;
         }
         result
     }
@@ -168,6 +181,23 @@ fn remove(dir: &Path, deadline: Instant) -> Result<()> {
                 }
             }
             Err(e) => return Err(Error::os(format!("rmdir {}", dir.display()), e)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_that_vanishes_is_thawed_and_cannot_be_frozen() {
+        let place = std::env::temp_dir().join(format!("strata-vanished-{}", std::process::id()));
+        for version in [1, 2] {
+            let paths = [("freezer".to_owned(), place.clone())].into();
+            let cgroup = Cgroup { version, paths, unit: None };
+            assert!(cgroup.freeze().is_err());
+            cgroup.thaw().expect("nobody is frozen");
+            cgroup.signal_all(9).expect("nobody is there");
         }
     }
 }

@@ -105,7 +105,7 @@ impl Runtime {
         }
         if signal == libc::SIGKILL && record.cgroup.is_frozen() {
             // A frozen process dies only when it thaws.
-            record.cgroup.freeze(false)?;
+            record.cgroup.thaw()?;
         }
         Ok(())
     }
@@ -153,7 +153,7 @@ impl Runtime {
     pub fn pause(&self, id: &str) -> Result<()> {
         let (directory, record) = self.find(id)?;
         match record.status(&directory)? {
-            Status::Running | Status::Created => record.cgroup.freeze(true),
+            Status::Running | Status::Created => record.cgroup.freeze(),
             status => {
                 Err(Error::State(format!("container not running or created: {}", status.name())))
             }
@@ -170,7 +170,7 @@ impl Runtime {
         if !record.is_alive() || !record.cgroup.is_frozen() {
             return Err(Error::State("container not paused".into()));
         }
-        record.cgroup.freeze(false)
+        record.cgroup.thaw()
     }
 
     /// Changes limits; `resources` is a `linux.resources` object as JSON, and what is absent in it
@@ -242,7 +242,7 @@ fn kill_init(record: &Record) -> Result<()> {
         Err(e) => return Err(Error::os(format!("kill {}", record.pid), e)),
     }
     if record.cgroup.is_frozen() {
-        record.cgroup.freeze(false)?;
+        record.cgroup.thaw()?;
     }
     let deadline = Instant::now() + Duration::from_secs(10);
     while Instant::now() < deadline {

@@ -11,7 +11,7 @@ mod tree;
 use std::{convert::Infallible, os::fd::AsFd};
 
 use crate::{
-    plan::Plan,
+    plan::{Label, Plan},
     sys::{self, Errno, Result, credentials, file, mount, process, socket},
 };
 use report::{At, Failure, Report, Step};
@@ -79,7 +79,8 @@ fn all(plan: &mut Plan) -> std::result::Result<Infallible, Failure> {
         credentials::set_uid(0).at(Step::BecomeRoot)?;
     }
     if let Some(name) = &plan.keyring {
-        new_keyring(name);
+        let label = plan.process.label.as_ref().filter(|label| label.of_keys);
+        new_keyring(name, label).at(Step::KeyLabel)?;
     }
     new_session()?;
     if plan.loopback {
@@ -97,7 +98,7 @@ fn all(plan: &mut Plan) -> std::result::Result<Infallible, Failure> {
         }
     }
     let label = match &plan.process.label {
-        Some((path, _)) => Some(proc_file(path).at(Step::Label)?),
+        Some(label) => Some(proc_file(&label.file).at(Step::Label)?),
         None => None,
     };
     if !plan.hostname.is_empty() {
@@ -179,10 +180,19 @@ fn enter_namespaces(plan: &Plan) -> std::result::Result<(), Failure> {
 }
 
 /// A session keyring of its own, where the kernel has keyrings and the caller may.
-fn new_keyring(name: &std::ffi::CStr) {
+fn new_keyring(name: &std::ffi::CStr, label: Option<&Label>) -> Result<()> {
+    // What is made later is the program's to label.
+    let set_label = |line: &[u8]| -> Result<()> {
+        let file = proc_file(c"self/attr/keycreate")?;
+        file::write(file.as_fd(), line).map(drop)
+    };
+    if let Some(label) = label {
+        set_label(&label.line)?;
+    }
     if let Ok(serial) = credentials::join_session_keyring(name) {
         let _ = credentials::allow_keyring_search(serial);
     }
+    label.map_or(Ok(()), |_| set_label(b""))
 }
 
 fn new_session() -> std::result::Result<(), Failure> {

@@ -12,7 +12,7 @@ use super::{
     wait, warn,
 };
 use crate::{
-    plan::{Plan, ProcessPlan},
+    plan::{Label, Plan, ProcessPlan},
     sys::{
         self, Errno, Result,
         credentials::{self, CapabilitySets},
@@ -44,7 +44,7 @@ pub(super) fn run(
     if !process.affinity.last.is_empty() {
         credentials::set_affinity(&process.affinity.last).at(Step::Affinity)?;
     }
-    if let (Some(file), Some((_, line))) = (&label, &process.label) {
+    if let (Some(file), Some(Label { line, .. })) = (&label, &process.label) {
         file::write(file.as_fd(), line).at(Step::Label)?;
     }
     // The directory may be readable for root only, or for the user only; and it is looked at

@@ -137,7 +137,7 @@ fn make_all(plan: &mut Plan, rootfs: &mut Rootfs) -> Outcome {
         readonly_path(path).at_index(Step::ReadonlyPath, i)?;
     }
     if !rootfs.masked.is_empty() {
-        mask(&rootfs.masked)?;
+        mask(&rootfs.masked, &rootfs.mask_data)?;
     }
     Ok(())
 }
@@ -241,6 +241,7 @@ fn mount_step(step: &mut MountStep) -> Result<()> {
             Err(Errno::EXIST) => Ok(()),
             other => other,
         },
+        Work::Label(label) => file::set_label(target, label),
         Work::Remount(flags) => mount::mount(None, target, None, *flags | libc::MS_REMOUNT, None),
     }
 }
@@ -421,7 +422,7 @@ fn readonly_path(path: &CStr) -> Result<()> {
     attached
 }
 
-fn mask(paths: &[std::ffi::CString]) -> Outcome {
+fn mask(paths: &[std::ffi::CString], data: &CStr) -> Outcome {
     let null = open_null().at(Step::Mask)?;
     let mut spare: Option<OwnedFd> = None;
     for (i, path) in paths.iter().enumerate() {
@@ -436,13 +437,7 @@ fn mask(paths: &[std::ffi::CString]) -> Outcome {
             Err(Errno::NOTDIR | Errno::INVAL | Errno::ISDIR) => {
                 spare = Some(tree);
                 let flags = libc::MS_RDONLY;
-                match mount::mount(
-                    Some(c"tmpfs"),
-                    path,
-                    Some(c"tmpfs"),
-                    flags,
-                    Some(c"nr_blocks=1,nr_inodes=1"),
-                ) {
+                match mount::mount(Some(c"tmpfs"), path, Some(c"tmpfs"), flags, Some(data)) {
                     // A component of the path is a file: there is nothing to hide.
                     Ok(()) | Err(Errno::NOTDIR) => {}
                     other => other.at_index(Step::Mask, i)?,

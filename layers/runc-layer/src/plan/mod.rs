@@ -4,6 +4,7 @@
 //! filter is already code, and files that only the host has are already open.
 
 mod capabilities;
+mod labels;
 mod mounts;
 mod options;
 mod process;
@@ -17,6 +18,7 @@ use std::{
 };
 
 pub(crate) use capabilities::names as capability_names;
+pub(crate) use labels::Label;
 pub(crate) use mounts::{Bind, DeviceNode, Ids, MountStep, Rootfs, RootfsContext, Work};
 pub(crate) use options::names as mount_option_names;
 pub(crate) use process::{ProcessPlan, console_size};

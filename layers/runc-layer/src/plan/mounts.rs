@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    c_path, c_string,
+    c_path, c_string, labels,
     options::Options,
     targets::{FreshTmpfs, guard_proc, is_below_proc},
 };
@@ -36,6 +36,8 @@ pub(crate) struct Rootfs {
     pub(crate) bind_devices: bool,
     pub(crate) devices: Vec<DeviceNode>,
     pub(crate) masked: Vec<CString>,
+    /// The data of the file systems that hide directories.
+    pub(crate) mask_data: CString,
     pub(crate) readonly_paths: Vec<CString>,
     pub(crate) readonly: bool,
     pub(crate) no_pivot: bool,
@@ -77,6 +79,8 @@ pub(crate) enum Work {
     Link(CString),
     /// Change the flags of what is mounted.
     Remount(u64),
+    /// Give what is mounted this SELinux label.
+    Label(CString),
 }
 
 /// A bind mount.
@@ -143,6 +147,9 @@ const DEVICES: [(&str, u32, u32); 6] = [
     ("/dev/tty", 5, 0),
 ];
 
+/// A file system with room for nothing.
+const MASK: &str = "nr_blocks=1,nr_inodes=1";
+
 impl Rootfs {
     pub(crate) fn new(spec: &Spec, cx: &RootfsContext<'_>) -> Result<Rootfs> {
         let mut mounts = Vec::new();
@@ -173,6 +180,10 @@ impl Rootfs {
             set_up_dev: !dev_is_bound,
             bind_devices: cx.in_user_namespace,
             devices: device_nodes(&spec.linux.devices)?,
+            mask_data: c_string(
+                "linux.mountLabel",
+                &labels::mount_data("tmpfs", MASK.to_owned(), &spec.linux.mount_label),
+            )?,
             masked: paths("linux.maskedPaths", &spec.linux.masked_paths)?,
             readonly_paths: paths("linux.readonlyPaths", &spec.linux.readonly_paths)?,
             readonly: root.is_some_and(|r| r.readonly),
@@ -316,13 +327,15 @@ fn add_mount(
         return Err(refuse("uidMappings", reason.into()));
     }
     if mount.kind == "cgroup" || mount.kind == "cgroup2" {
-        return add_cgroup(steps, &target, mount, &options, cx);
+        return add_cgroup(steps, &target, mount, &options, &linux.mount_label, cx);
     }
     let source = if mount.source.is_empty() { &mount.kind } else { &mount.source };
     let mut data = options.data.join(",");
     if mount.kind == "tmpfs" && options.copy_up && !data.contains("mode=") {
         data = if data.is_empty() { "mode=1777".into() } else { format!("{data},mode=1777") };
     }
+    let label = &linux.mount_label;
+    let data = labels::mount_data(&mount.kind, data, label);
     let work = if options.flags & libc::MS_REMOUNT != 0 {
         Work::Remount(options.flags)
     } else {
@@ -333,11 +346,14 @@ fn add_mount(
             data: c_string("mounts", &data)?,
             strict,
             copy_up: options.copy_up,
-            groupless: groupless(&mount.kind, &options.data)?,
+            groupless: groupless(&mount.kind, &options.data, label)?,
             fallback: None,
         }
     };
-    step(c_target, work, options.propagation);
+    step(c_target.clone(), work, options.propagation);
+    if let Some(label) = labels::of_mounted(&mount.kind, label)? {
+        step(c_target, Work::Label(label), Vec::new());
+    }
     Ok(())
 }
 
@@ -363,13 +379,13 @@ fn ids<'a>(mount: &'a spec::Mount, linux: &'a spec::Linux) -> std::result::Resul
 }
 
 /// The data of a devpts without its `gid=`.
-fn groupless(kind: &str, data: &[String]) -> Result<Option<CString>> {
+fn groupless(kind: &str, data: &[String], label: &str) -> Result<Option<CString>> {
     let is_group = |option: &&String| option.starts_with("gid=");
     if kind != "devpts" || !data.iter().any(|option| is_group(&option)) {
         return Ok(None);
     }
     let rest: Vec<&str> = data.iter().filter(|o| !is_group(o)).map(String::as_str).collect();
-    c_string("mounts", &rest.join(",")).map(Some)
+    c_string("mounts", &labels::mount_data(kind, rest.join(","), label)).map(Some)
 }
 
 /// The container's view of its cgroups, read-only if so asked.
@@ -378,6 +394,7 @@ fn add_cgroup(
     target: &str,
     mount: &spec::Mount,
     options: &Options,
+    label: &str,
     cx: &RootfsContext<'_>,
 ) -> Result<()> {
     let c = |text: &str| c_string("mounts", text);
@@ -429,7 +446,15 @@ fn add_cgroup(
         }
         Hierarchies::V1(list) => list,
     };
-    push(target, new("tmpfs", flags & !libc::MS_RDONLY, "mode=755", None)?)?;
+    push(
+        target,
+        new(
+            "tmpfs",
+            flags & !libc::MS_RDONLY,
+            &labels::mount_data("tmpfs", "mode=755".to_owned(), label),
+            None,
+        )?,
+    )?;
     for h in hierarchies {
         let Some(own) = cx.cgroup.paths.get(&h.name) else { continue };
         let Some(name) = h.mount.file_name().and_then(|n| n.to_str()) else { continue };

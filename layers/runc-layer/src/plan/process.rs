@@ -4,6 +4,7 @@ use std::ffi::CString;
 
 use super::{
     c_string, c_strings, capabilities,
+    labels::{self, Label},
     scheduling::{self, Affinity},
 };
 use crate::{
@@ -35,7 +36,7 @@ pub(crate) struct ProcessPlan {
     pub(crate) no_new_privileges: bool,
     pub(crate) seccomp: Option<Filter>,
     /// File below /proc and the line for it.
-    pub(crate) label: Option<(CString, Vec<u8>)>,
+    pub(crate) label: Option<Label>,
     pub(crate) scheduling: Option<Scheduling>,
     /// Class and level.
     pub(crate) io_priority: Option<(u32, u32)>,
@@ -95,7 +96,7 @@ impl ProcessPlan {
             limits: limits(&process.rlimits)?,
             no_new_privileges: process.no_new_privileges,
             seccomp,
-            label: label(process)?,
+            label: labels::of_process(process)?,
             scheduling: process.scheduler.as_ref().map(scheduling::policy).transpose()?,
             io_priority: process.io_priority.as_ref().map(scheduling::io_priority).transpose()?,
             personality: linux.personality.as_ref().map(|p| personality(p, warn)).transpose()?,
@@ -155,37 +156,6 @@ fn limits(list: &[spec::Rlimit]) -> Result<Vec<(u32, u64, u64)>> {
             Ok((number, limit.soft, limit.hard))
         })
         .collect()
-}
-
-/// The security label for the next exec. With AppArmor the file of its own is preferred.
-fn label(process: &Process) -> Result<Option<(CString, Vec<u8>)>> {
-    if !process.apparmor_profile.is_empty() {
-        let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled")
-            .is_ok_and(|text| text.starts_with(b"Y"));
-        if !enabled {
-            return match process.apparmor_profile.as_str() {
-                "unconfined" => Ok(None),
-                _ => Err(refuse(
-                    "apparmorProfile",
-                    "apparmor failed to apply profile: AppArmor is not enabled on the host".into(),
-                )),
-            };
-        }
-        let line = format!("exec {}", process.apparmor_profile);
-        return Ok(Some((c"self/attr/exec".to_owned(), line.into_bytes())));
-    }
-    if !process.selinux_label.is_empty() {
-        if !std::path::Path::new("/sys/fs/selinux/enforce").exists() {
-            return Err(refuse(
-                "selinuxLabel",
-                "selinux label is specified in config, but selinux is disabled or not supported"
-                    .into(),
-            ));
-        }
-        let line = process.selinux_label.clone().into_bytes();
-        return Ok(Some((c"self/attr/exec".to_owned(), line)));
-    }
-    Ok(None)
 }
 
 fn personality(p: &spec::Personality, warn: &mut dyn FnMut(String)) -> Result<u64> {

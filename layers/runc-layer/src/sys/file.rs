@@ -165,6 +165,16 @@ pub(crate) fn unlink(path: &CStr) -> Result<()> {
     check_int(unsafe { libc::unlink(path.as_ptr()) }).map(drop)
 }
 
+/// Gives `path` itself an SELinux label.
+pub(crate) fn set_label(path: &CStr, label: &CStr) -> Result<()> {
+    let (name, value) = (c"security.selinux", label.to_bytes_with_nul());
+    // SAFETY: two C string arguments and a buffer with its length.
+    check_int(unsafe {
+        libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+    })
+    .map(drop)
+}
+
 /// Changes the owner of `path` itself, not of what a link there leads to.
 pub(crate) fn lchown(path: &CStr, uid: u32, gid: u32) -> Result<()> {
     // SAFETY: one C string argument.

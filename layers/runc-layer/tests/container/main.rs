@@ -17,6 +17,8 @@ mod interfaces;
 #[cfg(test)]
 mod isolation;
 #[cfg(test)]
+mod labels;
+#[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod notification;

@@ -6,6 +6,7 @@ pub(crate) mod hooks;
 mod program;
 pub(crate) mod report;
 pub(crate) mod rootfs;
+mod streams;
 mod tree;
 
 use std::{convert::Infallible, os::fd::AsFd};

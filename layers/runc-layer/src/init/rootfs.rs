@@ -13,7 +13,7 @@ use std::{
 use super::{
     console, copy, hooks, read_only,
     report::{At, Failure, Report, Step},
-    tree, wait,
+    streams, tree, wait,
 };
 use crate::{
     plan::{Bind, DeviceNode, MountStep, Plan, Rootfs, Work},
@@ -129,6 +129,9 @@ fn make_all(plan: &mut Plan, rootfs: &mut Rootfs) -> Outcome {
     if rootfs.parent.is_some() {
         // What was set before was the host's root.
         mount::mount(None, c"/", None, rootfs.propagation, None).at(Step::Pivot)?;
+    }
+    if rootfs.set_up_dev {
+        streams::reopen_null().at(Step::Stdio)?;
     }
     if rootfs.readonly && !rootfs.no_pivot {
         make_read_only(&root)?;

@@ -206,3 +206,23 @@ fn it_works_for_the_root_of_a_user_namespace() {
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&said.stdout), "0\n", "{said:?}");
 }
+
+/// Through a descriptor for the host's node the container could change that.
+#[test]
+fn standard_streams_that_are_null_are_the_containers_own() {
+    let Some(b) = Bundle::new("exec sleep 1000") else { return };
+    let mut run = b.runc(&["run", "--detach", &b.id]);
+    let out = fs::File::create(b.path().join("out")).unwrap();
+    assert!(run.stdout(out).stderr(std::process::Stdio::null()).status().unwrap().success());
+    let proc = format!("/proc/{}", b.state("pid"));
+    let mounts = fs::read_to_string(format!("{proc}/mountinfo")).unwrap();
+    let dev = mounts.lines().find(|l| l.split(' ').nth(4) == Some("/dev")).unwrap();
+    let id = dev.split(' ').next().unwrap();
+    let mount_of = |fd: u32| {
+        let info = fs::read_to_string(format!("{proc}/fdinfo/{fd}")).unwrap();
+        let line = info.lines().find_map(|l| l.strip_prefix("mnt_id:")).unwrap();
+        line.trim().to_owned()
+    };
+    assert_eq!([mount_of(0), mount_of(2)], [id, id]);
+    assert_ne!(mount_of(1), id, "a file is left as it is");
+}

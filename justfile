@@ -52,4 +52,4 @@ peers:
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
         docker.io containerd runc crun podman skopeo umoci docker-registry \
         containernetworking-plugins nftables iptables iproute2 busybox-static strace \
-        qemu-system-x86 cpio g++ systemd dbus-daemon openssl
+        qemu-system-x86 cpio g++ systemd dbus-daemon apparmor checkpolicy criu openssl

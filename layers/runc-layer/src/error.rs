@@ -49,6 +49,9 @@ pub enum Error {
     /// systemd, asked to manage the cgroup, is not there or did not do it.
     #[error("{0}")]
     Systemd(String),
+    /// CRIU failed, or something other than it answered.
+    #[error("criu failed: {0}")]
+    Criu(String),
     /// A command line, a request or a combination that is not valid or not supported.
     #[error("{0}")]
     Invalid(String),

@@ -24,7 +24,7 @@ impl From<Error> for HopError {
                 }
                 _ => Kind::Internal,
             },
-            Error::Start(_) | Error::Systemd(_) => Kind::Internal,
+            Error::Start(_) | Error::Systemd(_) | Error::Criu(_) => Kind::Internal,
         };
         HopError::new(kind, error.to_string()).because(error)
     }

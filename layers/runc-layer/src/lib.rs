@@ -12,13 +12,15 @@
 //! Start with `engine/create.rs`, which prepares everything and makes the child; `plan/` is what
 //! it prepares, `init/` what the child does with it between clone and exec, `sys/` the system
 //! calls. `cgroup/` and `seccomp/` stand on their own; `dbus/` is how `cgroup/systemd/` talks, and
-//! `network/` moves devices into a container's namespace. `check.rs` is a configuration's way
+//! `network/` moves devices into a container's namespace, and `criu/` talks with CRIU for checkpoint and
+//! restore. `check.rs` is a configuration's way
 //! without a container, for the fuzzer. Linux 5.12 or later is needed (the mount API up to
 //! `mount_setattr`).
 
 mod cgroup;
 mod check;
 mod cli;
+mod criu;
 mod dbus;
 mod engine;
 mod error;
@@ -36,7 +38,9 @@ mod sys;
 
 pub use check::check;
 pub use cli::{main, run};
-pub use engine::{Create, Exec, ExecProcess, Runtime, Started, State};
+pub use engine::{
+    CgroupsMode, Checkpoint, Create, Exec, ExecProcess, Images, Restore, Runtime, Started, State,
+};
 pub use error::{Error, Result};
 pub use seal::seal;
 pub use spec::VERSION;

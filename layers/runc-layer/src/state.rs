@@ -123,6 +123,11 @@ impl Directory {
         }
     }
 
+    /// A file of the container's.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
     pub(crate) fn fifo(&self) -> Result<CString> {
         c_path(&self.0.join("exec.fifo"))
     }

@@ -41,6 +41,11 @@ impl Cgroup {
         Ok(pids)
     }
 
+    /// Puts the process `pid` into it.
+    pub(crate) fn add(&self, pid: i32) -> Result<()> {
+        self.paths.values().try_for_each(|dir| write(dir, "cgroup.procs", &pid.to_string()))
+    }
+
     /// Whether the cgroup is frozen.
     pub(crate) fn is_frozen(&self) -> bool {
         let Some(dir) = self.directory("freezer") else { return false };

@@ -11,11 +11,11 @@ use crate::{
 };
 
 /// The id is the first argument of every command that has one.
-fn id<'a>(invocation: &'a Invocation<'_>) -> &'a str {
+pub(super) fn id<'a>(invocation: &'a Invocation<'_>) -> &'a str {
     invocation.options.rest.first().map_or("", String::as_str)
 }
 
-fn path(options: &Parsed, name: &str) -> Option<PathBuf> {
+pub(super) fn path(options: &Parsed, name: &str) -> Option<PathBuf> {
     options.get(name).filter(|p| !p.is_empty()).map(PathBuf::from)
 }
 
@@ -47,7 +47,7 @@ fn request(invocation: &Invocation<'_>) -> std::result::Result<Create, Failure> 
     })
 }
 
-fn warn(invocation: &Invocation<'_>, warnings: &[String]) {
+pub(super) fn warn(invocation: &Invocation<'_>, warnings: &[String]) {
     for warning in warnings {
         invocation.log.warning(warning);
     }
@@ -123,10 +123,6 @@ pub(super) fn pause(invocation: &Invocation<'_>) -> Outcome {
 pub(super) fn resume(invocation: &Invocation<'_>) -> Outcome {
     invocation.runtime.resume(id(invocation))?;
     Ok(0)
-}
-
-pub(super) fn no_criu(_: &Invocation<'_>) -> Outcome {
-    Err("checkpoint and restore are not supported: CRIU is not used by this runtime".into())
 }
 
 pub(super) fn exec(invocation: &Invocation<'_>) -> Outcome {

@@ -2,6 +2,7 @@
 
 mod attach;
 mod commands;
+mod images;
 mod limits;
 mod log;
 mod options;
@@ -48,6 +49,8 @@ impl Failure {
 struct Invocation<'a> {
     runtime: Runtime,
     log: &'a Log,
+    /// The program that `--criu` names.
+    criu: String,
     options: Parsed,
 }
 
@@ -131,8 +134,8 @@ const COMMANDS: [Command; 18] = [
     command("events", &[value(&["--interval"]), flag(&["--stats"])], (1, 1), show::events),
     command("spec", &[value(&["--bundle", "-b"]), flag(&["--rootless"])], (0, 0), show::spec),
     command("features", &NONE, (0, 0), show::features),
-    command("checkpoint", &NONE, (0, ANY), commands::no_criu).keeps_options(),
-    command("restore", &NONE, (0, ANY), commands::no_criu).keeps_options(),
+    command("checkpoint", &images::CHECKPOINT, (1, 1), images::checkpoint),
+    command("restore", &images::RESTORE, (1, 1), images::restore),
     command("help", &NONE, (0, ANY), show::help),
 ];
 
@@ -229,11 +232,12 @@ fn dispatch(args: &[OsString], log: &mut Log) -> Outcome {
         "false" | "0" => runtime = runtime.with_rootless(false),
         other => return Err(format!("invalid value {other:?} for flag -rootless").into()),
     }
+    let criu = global.get("--criu").unwrap_or_default().to_owned();
     log.debug(&format!("{name} in {}", runtime.root().display()));
     // Measured from here: what lies before is the hop's cost, a program's start.
     let spans = Spans::from_env("runc-layer");
     let (_, mut span) = spans.begin(&Cx::from_env(), Hop::Oci.name(), name, Side::Callee);
-    let outcome = (command.run)(&Invocation { runtime, log, options });
+    let outcome = (command.run)(&Invocation { runtime, log, criu, options });
     if outcome.is_err() {
         span.fail();
     }

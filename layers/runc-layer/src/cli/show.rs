@@ -327,7 +327,10 @@ pub(super) fn features(_: &Invocation<'_>) -> Outcome {
             "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": true},
         },
-        "annotations": {"org.strata.runc.version": env!("CARGO_PKG_VERSION")},
+        "annotations": {
+            "org.opencontainers.runc.checkpoint.enabled": "true",
+            "org.strata.runc.version": env!("CARGO_PKG_VERSION"),
+        },
         "potentiallyUnsafeConfigAnnotations": [],
     });
     print_json(&features)

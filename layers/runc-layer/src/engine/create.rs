@@ -70,26 +70,43 @@ impl Runtime {
             Some(profile) => seccomp::compile(profile)?,
             None => None,
         };
+        let hierarchies = Hierarchies::find()?;
+        let mut making =
+            self.begin(directory, &request.id, (bundle, rootfs), &spec, &hierarchies)?;
+        let made = making.make(self, request, &spec, &hierarchies, filter, run);
+        if made.is_err() {
+            making.undo();
+        }
+        made
+    }
+
+    /// Takes the id and decides on the cgroup; nothing else is made yet.
+    pub(super) fn begin(
+        &self,
+        directory: Directory,
+        id: &str,
+        (bundle, rootfs): (PathBuf, PathBuf),
+        spec: &Spec,
+        hierarchies: &Hierarchies,
+    ) -> Result<Making> {
         if directory.exists() {
             return Err(Error::Exist);
         }
-        let hierarchies = Hierarchies::find()?;
         let mut warnings = Vec::new();
         let (cgroup, launch) = match self.systemd {
-            false => (Cgroup::locate(&hierarchies, &spec.linux.cgroups_path, &request.id), None),
+            false => (Cgroup::locate(hierarchies, &spec.linux.cgroups_path, id), None),
             true => {
                 let warn = &mut |w| warnings.push(w);
                 let root = credentials::effective_uid() == 0;
                 let user = self.rootless && (!root || systemd::has_user_bus());
-                let (cgroup, launch) =
-                    systemd::prepare(&hierarchies, &spec, &request.id, user, warn)?;
+                let (cgroup, launch) = systemd::prepare(hierarchies, spec, id, user, warn)?;
                 (cgroup, Some(launch))
             }
         };
-        cgroup.refuse_root(&hierarchies)?;
+        cgroup.refuse_root(hierarchies)?;
         let record = Record {
             oci_version: spec.oci_version.clone(),
-            id: request.id.clone(),
+            id: id.to_owned(),
             pid: 0,
             start_time: 0,
             created: now(),
@@ -108,16 +125,11 @@ impl Runtime {
             },
         };
         directory.create()?;
-        let mut making = Making { directory, record, pidfd: None, launch, warnings };
-        let made = making.make(self, request, &spec, &hierarchies, filter, run);
-        if made.is_err() {
-            making.undo();
-        }
-        made
+        Ok(Making { directory, record, pidfd: None, launch, warnings })
     }
 }
 
-fn rootfs(bundle: &Path, spec: &Spec) -> Result<PathBuf> {
+pub(super) fn rootfs(bundle: &Path, spec: &Spec) -> Result<PathBuf> {
     let path = bundle.join(spec.root.as_ref().map_or("", |r| r.path.as_str()));
     let refuse = |reason: String| Error::Spec { field: "config.json: root.path".into(), reason };
     match file::real_directory(&plan::c_path(&path)?) {
@@ -134,13 +146,13 @@ fn rootfs(bundle: &Path, spec: &Spec) -> Result<PathBuf> {
 }
 
 /// A container in the making, to be taken back when a step fails.
-struct Making {
-    directory: Directory,
-    record: Record,
-    pidfd: Option<OwnedFd>,
+pub(super) struct Making {
+    pub(super) directory: Directory,
+    pub(super) record: Record,
+    pub(super) pidfd: Option<OwnedFd>,
     /// How to have systemd start its unit, when that is the driver.
-    launch: Option<systemd::Launch>,
-    warnings: Vec<String>,
+    pub(super) launch: Option<systemd::Launch>,
+    pub(super) warnings: Vec<String>,
 }
 
 impl Making {
@@ -295,7 +307,7 @@ impl Making {
     }
 
     /// Takes everything back.
-    fn undo(&mut self) {
+    pub(super) fn undo(&mut self) {
         if let Some(pidfd) = &self.pidfd {
             let _ = process::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
             let _ = process::wait_pidfd(pidfd.as_fd());
@@ -309,11 +321,11 @@ impl Making {
 }
 
 /// `linux.namespaces` by how the child gets into each.
-struct Namespaces {
+pub(super) struct Namespaces {
     /// All that are new.
-    new: i32,
+    pub(super) new: i32,
     /// All that are joined by path.
-    joined: i32,
+    pub(super) joined: i32,
     /// Of the new ones, those that clone3 makes.
     clone: i32,
     /// Of the new ones, those that the child makes itself.
@@ -325,7 +337,7 @@ struct Namespaces {
 }
 
 impl Namespaces {
-    fn new(linux: &Linux) -> Result<Namespaces> {
+    pub(super) fn new(linux: &Linux) -> Result<Namespaces> {
         let mut n = Namespaces {
             new: 0,
             joined: 0,

@@ -2,12 +2,16 @@
 //!
 //! Every call is synchronous, prints nothing, and leaves what it made only when it succeeds.
 
+mod checkpoint;
 mod control;
 mod create;
 mod exec;
+mod images;
 mod launch;
 mod listener;
 mod maps;
+mod mountpoint;
+mod restore;
 
 use std::{
     os::fd::OwnedFd,
@@ -16,8 +20,11 @@ use std::{
 
 use serde::Serialize;
 
+pub use checkpoint::Checkpoint;
 pub(crate) use create::time_offsets;
 pub use exec::{Exec, ExecProcess};
+pub use images::{CgroupsMode, Images};
+pub use restore::Restore;
 
 use crate::{
     Result,

@@ -5,6 +5,8 @@ mod attacks;
 #[cfg(test)]
 mod bundle;
 #[cfg(test)]
+mod checkpoint;
+#[cfg(test)]
 mod clocks;
 #[cfg(test)]
 mod endurance;

@@ -59,9 +59,14 @@ fn command_lines_are_checked() {
         (vec!["state", "a", "b"], "requires exactly 1 argument(s)"),
         (vec!["state", "a/b"], "invalid container ID format"),
         (vec!["kill", "nothing", "SIGNOPE"], "unknown signal"),
+        (vec!["checkpoint", "nothing"], "container does not exist"),
+        (vec!["restore", "--empty-ns", "ipc", "nothing"], "is not supported"),
+        (
+            vec!["restore", "--manage-cgroups-mode", "x", "nothing"],
+            "invalid manage-cgroups-mode value",
+        ),
         (vec!["frobnicate"], "No help topic for 'frobnicate'"),
         (vec!["--log-format", "xml", "list"], "invalid log-format"),
-        (vec!["checkpoint", "x"], "checkpoint and restore are not supported"),
     ] {
         let said = b.call(&args);
         assert!(said.code == 1 && said.err.contains(text), "{args:?}: {said:?}");

@@ -398,6 +398,35 @@ fn a_bus_in_between_does_as_well() {
 }
 
 #[test]
+fn a_restored_container_is_a_scope_again() {
+    let Some(b) = bundle("exec sleep 1000") else { return };
+    if !Command::new("criu").arg("check").output().is_ok_and(|done| done.status.success()) {
+        println!("SKIP: needs a CRIU that works here (criu check)");
+        return;
+    }
+    let quietly = |args: &[&str]| {
+        let mut command = b.runc(args);
+        command.stdout(std::process::Stdio::null());
+        let said = Said::from(command.stderr(std::process::Stdio::null()).output().unwrap());
+        let log = fs::read_to_string(b.path().join("checkpoint/restore.log")).unwrap_or_default();
+        assert_eq!(said.code, 0, "{args:?}: {log}");
+    };
+    let unit = scope(&b);
+    quietly(&["run", "--detach", &b.id]);
+    quietly(&["checkpoint", &b.id]);
+    assert_no_unit(&unit);
+    quietly(&["restore", "--detach", &b.id]);
+    assert_eq!(show(&unit)["ActiveState"], "active");
+    let group = format!("/system.slice/{unit}");
+    let pid = b.state("pid");
+    let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(own.lines().all(|line| line.ends_with(&group)), "{own}");
+    assert_code(&b.call(&["delete", "--force", &b.id]), &b);
+    assert_no_unit(&unit);
+    b.assert_gone();
+}
+
+#[test]
 fn the_unit_is_what_the_real_runc_makes() {
     const RUNC: &str = "/usr/sbin/runc";
     let Some(mut b) = bundle("sleep 1000") else { return };

@@ -163,7 +163,7 @@ async fn daemon(config: Config) -> Result<()> {
     let engine = Engine::open(&config, spans.clone()).await?;
     tracing::info!(address = %config.address.display(), "serving");
     if let Some(metrics) = metrics {
-        tokio::spawn(metrics.serve(engine.clone()));
+        tokio::spawn(metrics.serve(engine.clone(), server.calls()));
     }
     server.serve(engine, spans, wire::daemon::shutdown()).await;
     Ok(())

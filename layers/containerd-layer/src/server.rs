@@ -1,6 +1,11 @@
 //! The daemon's sockets: gRPC for clients, and ttrpc beside it for shims.
 
-use crate::{Config, Engine, Error, Result, error::At, services::health::Health};
+use crate::{
+    Config, Engine, Error, Result,
+    error::At,
+    metrics::calls::{Calls, Counted},
+    services::health::Health,
+};
 use hops::{
     Containerd,
     shim::ShimEvents,
@@ -15,6 +20,7 @@ use wire::{grpc, socket, ttrpc};
 pub struct Server {
     grpc: UnixListener,
     ttrpc: UnixListener,
+    calls: Calls,
 }
 
 impl Server {
@@ -34,12 +40,19 @@ impl Server {
         Ok(Server {
             grpc: listen(&config.address, config.owner)?,
             ttrpc: listen(&config.ttrpc_address(), config.ttrpc_owner)?,
+            calls: Calls::default(),
         })
+    }
+
+    /// The counters of its clients' calls.
+    pub(crate) fn calls(&self) -> Calls {
+        self.calls.clone()
     }
 
     /// Serves `engine` until `shutdown` completes. The shims stay as they are.
     pub async fn serve(self, engine: Engine, spans: Spans, shutdown: impl Future<Output = ()>) {
-        let clients: Arc<dyn Containerd> = Arc::new(Traced::callee(engine.clone(), spans));
+        let counted = |inner| Counted { inner, calls: self.calls.clone() };
+        let clients: Arc<dyn Containerd> = Arc::new(counted(Traced::callee(engine.clone(), spans)));
         let health: Arc<dyn Health> = Arc::new(engine.clone());
         let shims: Arc<dyn ShimEvents> = Arc::new(engine);
         let (stop, stopped) = watch::channel(false);

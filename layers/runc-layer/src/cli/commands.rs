@@ -22,7 +22,8 @@ pub(super) fn path(options: &Parsed, name: &str) -> Option<PathBuf> {
 /// Descriptors that the program keeps: those asked for, and those of socket activation
 /// (sd_listen_fds(3)) with the variables that tell of them.
 fn preserved(options: &Parsed) -> std::result::Result<(u32, Vec<String>), String> {
-    let asked: u32 = options.number("--preserve-fds")?.unwrap_or(0);
+    // A negative number is none, as for runc.
+    let asked = options.number("--preserve-fds")?.unwrap_or(0i64).max(0) as u32;
     let listening = std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse::<u32>().ok());
     Ok(match listening {
         Some(n) => (asked + n, vec![format!("LISTEN_FDS={n}"), "LISTEN_PID=1".to_owned()]),
@@ -88,7 +89,10 @@ pub(super) fn run(invocation: &Invocation<'_>) -> Outcome {
     warn(invocation, &started.warnings);
     let code = attachment.stay(&started).map_err(failed);
     if !invocation.options.on("--keep") {
-        invocation.runtime.delete(&id, true).map_err(failed)?;
+        invocation
+            .runtime
+            .remove(&id, true, &mut |w| invocation.log.warning(&w))
+            .map_err(failed)?;
     }
     Ok(code? as u8)
 }
@@ -100,18 +104,29 @@ pub(super) fn start(invocation: &Invocation<'_>) -> Outcome {
 
 pub(super) fn state(invocation: &Invocation<'_>) -> Outcome {
     let state = invocation.runtime.state(id(invocation))?;
-    super::show::print_json(&state)
+    // runc tells the owner in `list` only.
+    super::show::print_json(&super::show::Shown { state: &state, owner: String::new() })
 }
 
 pub(super) fn kill(invocation: &Invocation<'_>) -> Outcome {
     let signal = invocation.options.rest.get(1).map_or("SIGTERM", String::as_str);
-    let signal = signals::parse(signal)?;
+    let signal = match signals::parse(signal) {
+        Ok(signal) => signal,
+        // Whether the container is there comes first.
+        Err(e) => {
+            return Err(invocation
+                .runtime
+                .state(id(invocation))
+                .map_or_else(Into::into, |_| e.into()));
+        }
+    };
     invocation.runtime.kill(id(invocation), signal, invocation.options.on("--all"))?;
     Ok(0)
 }
 
 pub(super) fn delete(invocation: &Invocation<'_>) -> Outcome {
-    invocation.runtime.delete(id(invocation), invocation.options.on("--force"))?;
+    let force = invocation.options.on("--force");
+    invocation.runtime.remove(id(invocation), force, &mut |w| invocation.log.warning(&w))?;
     Ok(0)
 }
 
@@ -129,7 +144,13 @@ pub(super) fn exec(invocation: &Invocation<'_>) -> Outcome {
     // runc answers 255 for whatever keeps the process from running.
     let failed = |e: Error| Failure::of("exec failed", e, 255);
     let o = &invocation.options;
-    let (process, tty) = exec_process(o).map_err(failed)?;
+    let (process, tty) = match exec_process(o) {
+        Ok(process) => process,
+        // Whether anything can be executed there comes first.
+        Err(e) => {
+            return Err(failed(invocation.runtime.executable(id(invocation)).err().unwrap_or(e)));
+        }
+    };
     let (preserve_fds, env) = preserved(o)?;
     let process = match process {
         ExecProcess::Like {
@@ -177,9 +198,10 @@ pub(super) fn exec(invocation: &Invocation<'_>) -> Outcome {
         return Ok(0);
     }
     if request.console_socket.is_some() {
-        return Err(failed(Error::Invalid(
+        let wrong = Error::Invalid(
             "cannot use console socket if runc will not detach or allocate tty".into(),
-        )));
+        );
+        return Err(failed(invocation.runtime.executable(&request.id).err().unwrap_or(wrong)));
     }
     let (attachment, console) = Attachment::new(tty).map_err(failed)?;
     request.console = console;
@@ -201,7 +223,7 @@ fn exec_process(o: &Parsed) -> Result<(ExecProcess, bool)> {
     }
     let number = |what: &str, text: &str| {
         text.parse::<u32>()
-            .map_err(|_| Error::Invalid(format!("parsing {text} as int for {what} failed")))
+            .map_err(|_| Error::Invalid(format!("parsing {text} as int for {what} failed: strconv.Atoi: parsing {text:?}: invalid syntax")))
     };
     let user = match o.get("--user") {
         None => None,

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Invocation, Outcome,
-    options::{Option_, flag, value},
+    options::{Option_, number, value},
 };
 
 /// The options that set one number or text: flag, section of the resources object, key, kind.
@@ -33,7 +33,7 @@ enum Kind {
     Text,
 }
 
-pub(super) const OPTIONS: [Option_; 19] = [
+pub(super) const OPTIONS: [Option_; 18] = [
     value(&["--resources", "-r"]),
     value(&["--blkio-weight"]),
     value(&["--cpu-period"]),
@@ -49,19 +49,17 @@ pub(super) const OPTIONS: [Option_; 19] = [
     value(&["--memory-reservation"]),
     value(&["--memory-swap"]),
     value(&["--kernel-memory-tcp"]),
-    value(&["--pids-limit"]),
+    number(&["--pids-limit"]),
     // Ignored, as runc has ignored it since 1.0.
     value(&["--kernel-memory"]),
     value(&["--l3-cache-schema"]),
-    flag(&["--help", "-h"]),
 ];
 
 pub(super) fn update(invocation: &Invocation<'_>) -> Outcome {
     let o = &invocation.options;
     let id = o.rest.first().map_or("", String::as_str);
-    if o.get("--l3-cache-schema").is_some() {
-        return Err("Intel RDT is not supported".into());
-    }
+    // Whether it is there comes before what is asked of it.
+    invocation.runtime.state(id)?;
     let resources = match o.get("--resources") {
         Some("-") => {
             let mut bytes = Vec::new();
@@ -75,11 +73,14 @@ pub(super) fn update(invocation: &Invocation<'_>) -> Outcome {
             let mut sections: Map<String, Value> = Map::new();
             for (name, section, key, kind) in FIELDS {
                 let Some(text) = o.get(name).filter(|text| !text.is_empty()) else { continue };
-                let bad = || format!("invalid value for {}: {text}", name.trim_start_matches('-'));
+                let bad = || format!("{}: {text}", bad_name(name));
                 let value = match kind {
                     Kind::Text => json!(text),
                     Kind::Number => json!(text.parse::<i64>().map_err(|_| bad())?),
-                    Kind::Bytes => json!(bytes(text).ok_or_else(bad)?),
+                    Kind::Bytes => json!(
+                        bytes(text)
+                            .ok_or_else(|| format!("{}: invalid size: '{text}'", bad_name(name)))?
+                    ),
                 };
                 let section = sections.entry(section).or_insert_with(|| json!({}));
                 section[key] = value;
@@ -87,8 +88,15 @@ pub(super) fn update(invocation: &Invocation<'_>) -> Outcome {
             Value::Object(sections).to_string().into_bytes()
         }
     };
+    if o.get("--l3-cache-schema").is_some() {
+        return Err("Intel RDT/CAT: l3 cache schema is not enabled".into());
+    }
     invocation.runtime.update(id, &resources)?;
     Ok(0)
+}
+
+fn bad_name(name: &str) -> String {
+    format!("invalid value for {}", name.trim_start_matches('-'))
 }
 
 /// A size with a unit: `512m`, `1G`, `100`, `-1`.

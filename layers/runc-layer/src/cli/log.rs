@@ -1,13 +1,17 @@
 //! runc's log: logrus lines, as text or JSON, in a file or on standard error.
 
-use std::{fs::File, io::Write, path::PathBuf};
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+};
 
 use crate::state::now;
 
 /// Where messages go.
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    pub(super) file: Option<PathBuf>,
+    file: Option<File>,
     pub(super) json: bool,
     pub(super) debug: bool,
 }
@@ -17,6 +21,13 @@ pub(super) struct Log {
 const ERRORS: &str = "STRATA_RUNC_ERRORS";
 
 impl Log {
+    /// Writes to the file from here on; it is made even if nothing is to be said.
+    pub(super) fn open(&mut self, path: &str) -> Result<(), String> {
+        let opened = OpenOptions::new().append(true).create(true).mode(0o644).open(path);
+        self.file = Some(opened.map_err(|e| format!("open {path}: {}", crate::Errno::from(e)))?);
+        Ok(())
+    }
+
     pub(super) fn error(&self, message: &str) {
         self.line("error", message);
         if self.file.is_some() && std::env::var_os(ERRORS).is_none_or(|to| to != "log") {
@@ -43,15 +54,11 @@ impl Log {
         } else {
             format!("time={time:?} level={level} msg={message:?}")
         };
-        let file = self.file.as_ref().map(|path| {
-            use std::os::unix::fs::OpenOptionsExt;
-            File::options().append(true).create(true).mode(0o644).open(path)
-        });
-        match file {
-            Some(Ok(mut file)) => {
+        match self.file.as_ref() {
+            Some(mut file) => {
                 let _ = writeln!(file, "{line}");
             }
-            _ => eprintln!("{line}"),
+            None => eprintln!("{line}"),
         }
     }
 }

@@ -2,12 +2,14 @@
 
 mod attach;
 mod commands;
+mod help;
 mod images;
 mod limits;
 mod log;
 mod options;
 mod show;
 mod signals;
+mod template;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -21,7 +23,7 @@ use crate::{
     sys::{credentials, file},
 };
 use log::Log;
-use options::{Option_, Parsed, flag, parse, value};
+use options::{Option_, Parsed, flag, number, parse, value};
 
 /// What a command ends with: an exit code, or an error with its code.
 type Outcome = Result<u8, Failure>;
@@ -88,20 +90,20 @@ const CREATE: [Option_; 10] = [
     value(&["--pid-file"]),
     flag(&["--no-pivot"]),
     flag(&["--no-new-keyring"]),
-    value(&["--preserve-fds"]),
+    number(&["--preserve-fds"]),
     flag(&["--detach", "-d"]),
     flag(&["--keep"]),
     flag(&["--no-subreaper"]),
 ];
 
-const EXEC: [Option_; 19] = [
+const EXEC: [Option_; 18] = [
     value(&["--console-socket"]),
     value(&["--pidfd-socket"]),
     value(&["--cwd"]),
     value(&["--env", "-e"]),
     flag(&["--tty", "-t"]),
     value(&["--user", "-u"]),
-    value(&["--additional-gids", "-g"]),
+    number(&["--additional-gids", "-g"]),
     value(&["--process", "-p"]),
     flag(&["--detach", "-d"]),
     value(&["--pid-file"]),
@@ -109,11 +111,10 @@ const EXEC: [Option_; 19] = [
     value(&["--apparmor"]),
     flag(&["--no-new-privs"]),
     value(&["--cap", "-c"]),
-    value(&["--preserve-fds"]),
+    number(&["--preserve-fds"]),
     value(&["--cgroup"]),
     flag(&["--ignore-paused"]),
     flag(&["--no-subreaper"]),
-    flag(&["--help", "-h"]),
 ];
 
 const NONE: [Option_; 0] = [];
@@ -132,7 +133,7 @@ const COMMANDS: [Command; 18] = [
     command("resume", &NONE, (1, 1), commands::resume),
     command("update", &limits::OPTIONS, (1, 1), limits::update),
     command("events", &[value(&["--interval"]), flag(&["--stats"])], (1, 1), show::events),
-    command("spec", &[value(&["--bundle", "-b"]), flag(&["--rootless"])], (0, 0), show::spec),
+    command("spec", &[value(&["--bundle", "-b"]), flag(&["--rootless"])], (0, 0), template::spec),
     command("features", &NONE, (0, 0), show::features),
     command("checkpoint", &images::CHECKPOINT, (1, 1), images::checkpoint),
     command("restore", &images::RESTORE, (1, 1), images::restore),
@@ -180,44 +181,51 @@ pub fn run(args: Vec<OsString>) -> u8 {
     }
 }
 
-fn usage(message: String) -> Failure {
-    eprintln!("Incorrect Usage: {message}\n");
+/// A wrong command line: on standard output what is wrong, in runc's words, and the help.
+fn usage(said: &str, message: String, command: Option<&Command>) -> Failure {
+    // With no one to read it, the error itself still tells.
+    let _ = show::print(&format!("{said}\n\n{}\n", help::text(command)));
     Failure { message, code: 1 }
 }
 
 fn dispatch(args: &[OsString], log: &mut Log) -> Outcome {
-    let global = parse(&GLOBAL, args.get(1..).unwrap_or(&[]), true).map_err(usage)?;
+    let global = parse(&GLOBAL, args.get(1..).unwrap_or(&[]), true)
+        .map_err(|e| usage(&format!("Incorrect Usage. {e}"), e, None))?;
     if global.on("--version") {
         return show::version();
     }
-    log.file = global.get("--log").filter(|path| !path.is_empty()).map(PathBuf::from);
     log.debug = global.on("--debug") || global.get("--log-level") == Some("debug");
     log.json = match global.get("--log-format").unwrap_or("text") {
         "text" => false,
         "json" => true,
         other => return Err(format!("invalid log-format: {other}").into()),
     };
-    let Some(name) = global.rest.first() else { return show::usage() };
-    if global.on("--help") {
-        return show::usage();
+    if let Some(path) = global.get("--log").filter(|path| !path.is_empty()) {
+        log.open(path)?;
     }
+    let Some(name) = global.rest.first().filter(|_| !global.on("--help")) else {
+        return help::show(None);
+    };
     let command = COMMANDS
         .iter()
         .find(|c| c.name == name)
-        .ok_or_else(|| format!("No help topic for '{name}'"))?;
+        .ok_or_else(|| Failure { message: format!("No help topic for '{name}'\n"), code: 3 })?;
     let rest: Vec<OsString> = global.rest[1..].iter().map(OsString::from).collect();
-    let options = parse(command.options, &rest, command.keeps_options).map_err(usage)?;
+    let options = parse(command.options, &rest, command.keeps_options)
+        .map_err(|e| usage(&format!("Incorrect Usage: {e}"), e, Some(command)))?;
+    if options.on("--help") {
+        return help::show(Some(command));
+    }
     let (least, most) = command.arguments;
     let given = options.rest.len();
     if given < least || given > most {
         let wanted = match (least, most) {
             (l, m) if l == m => format!("exactly {l} argument(s)"),
-            (l, m) if given > m => {
-                format!("a maximum of {m} argument(s), not {given} (at least {l})")
-            }
+            (_, m) if given > m => format!("a maximum of {m} argument(s)"),
             (l, _) => format!("a minimum of {l} argument(s)"),
         };
-        return Err(usage(format!("runc: {name:?} requires {wanted}")));
+        let message = format!("runc: {name:?} requires {wanted}");
+        return Err(usage("Incorrect Usage.", message, Some(command)));
     }
     if command.enters {
         seal(args)?;

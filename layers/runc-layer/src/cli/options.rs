@@ -8,16 +8,23 @@ pub(super) struct Option_ {
     pub(super) names: &'static [&'static str],
     /// Whether it takes a value.
     pub(super) value: bool,
+    /// Whether the value is a number.
+    number: bool,
 }
 
 /// A switch.
 pub(super) const fn flag(names: &'static [&'static str]) -> Option_ {
-    Option_ { names, value: false }
+    Option_ { names, value: false, number: false }
 }
 
 /// An option with a value.
 pub(super) const fn value(names: &'static [&'static str]) -> Option_ {
-    Option_ { names, value: true }
+    Option_ { names, value: true, number: false }
+}
+
+/// An option whose value is a number.
+pub(super) const fn number(names: &'static [&'static str]) -> Option_ {
+    Option_ { names, value: true, number: true }
 }
 
 /// A command line, taken apart.
@@ -55,6 +62,10 @@ pub(super) fn parse(
             None => (arg.as_str(), None),
         };
         let bare = name.trim_start_matches('-');
+        if matches!(bare, "help" | "h") {
+            parsed.options.push(("--help", "true".to_owned()));
+            continue;
+        }
         let option = table
             .iter()
             .find(|o| o.names.iter().any(|n| n.trim_start_matches('-') == bare))
@@ -68,11 +79,16 @@ pub(super) fn parse(
                 "true" | "1" | "t" | "T" | "TRUE" | "True" => "true".to_owned(),
                 "false" | "0" | "f" | "F" | "FALSE" | "False" => "false".to_owned(),
                 other => {
-                    return Err(format!("invalid boolean value {other:?} for -{bare}"));
+                    return Err(format!(
+                        "invalid boolean value {other:?} for -{bare}: parse error"
+                    ));
                 }
             },
             (false, None) => "true".to_owned(),
         };
+        if option.number && value.parse::<i64>().is_err() {
+            return Err(format!("invalid value {value:?} for flag -{bare}: parse error"));
+        }
         parsed.options.push((option.names[0], value));
     }
     Ok(parsed)
@@ -104,7 +120,7 @@ impl Parsed {
             .map(|text| {
                 text.parse().map_err(|_| {
                     let bare = name.trim_start_matches('-');
-                    format!("invalid value {text:?} for flag -{bare}: not a number")
+                    format!("invalid value {text:?} for flag -{bare}: parse error")
                 })
             })
             .transpose()

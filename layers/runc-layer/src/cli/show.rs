@@ -8,10 +8,10 @@ use std::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{COMMANDS, Invocation, Outcome, version_text};
+use super::{Invocation, Outcome, help, version_text};
 use crate::{Error, VERSION, namespace, plan, seccomp, sys};
 
-fn print(text: &str) -> Outcome {
+pub(super) fn print(text: &str) -> Outcome {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
@@ -23,7 +23,6 @@ pub(super) fn print_json(value: &impl Serialize) -> Outcome {
     let mut out = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"  ");
     value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))?;
-    out.push(b'\n');
     print(&String::from_utf8_lossy(&out))
 }
 
@@ -31,17 +30,16 @@ pub(super) fn version() -> Outcome {
     print(&format!("{}\n", version_text()))
 }
 
-pub(super) fn usage() -> Outcome {
-    let names: Vec<&str> = COMMANDS.iter().map(|c| c.name).collect();
-    print(&format!(
-        "{}\n\nstrata-runc [global options] command [command options] [arguments...]\n\nCOMMANDS:\n   {}\n",
-        version_text(),
-        names.join("\n   ")
-    ))
+pub(super) fn help(_: &Invocation<'_>) -> Outcome {
+    help::show(None)
 }
 
-pub(super) fn help(_: &Invocation<'_>) -> Outcome {
-    usage()
+/// A container as `state` and `list -f json` have it.
+#[derive(Serialize)]
+pub(super) struct Shown<'a> {
+    #[serde(flatten)]
+    pub(super) state: &'a crate::State,
+    pub(super) owner: String,
 }
 
 /// The name of a user, or `#uid`.
@@ -79,18 +77,14 @@ pub(super) fn list(invocation: &Invocation<'_>) -> Outcome {
             print(&table(&rows))
         }
         "json" => {
-            let list: Vec<serde_json::Value> = containers
+            let list: Vec<Shown<'_>> = containers
                 .iter()
-                .map(|c| {
-                    let mut value = serde_json::to_value(c).unwrap_or_default();
-                    value["owner"] = json!(user_name(c.owner_uid));
-                    value
-                })
+                .map(|state| Shown { state, owner: user_name(state.owner_uid) })
                 .collect();
             // Go prints a nil slice as null.
             let text =
                 if list.is_empty() { "null".to_owned() } else { serde_json::to_string(&list)? };
-            print(&text)
+            print(&format!("{text}\n"))
         }
         _ => Err("invalid format option".into()),
     }
@@ -117,7 +111,11 @@ pub(super) fn ps(invocation: &Invocation<'_>) -> Outcome {
     let o = &invocation.options;
     let pids = invocation.runtime.ps(o.rest.first().map_or("", String::as_str))?;
     match o.get("--format").unwrap_or("table") {
-        "json" => print(&serde_json::to_string(&pids)?),
+        "json" => {
+            let text =
+                if pids.is_empty() { "null".to_owned() } else { serde_json::to_string(&pids)? };
+            print(&format!("{text}\n"))
+        }
         "table" => {
             let mut args: Vec<&str> = o.rest[1..].iter().map(String::as_str).collect();
             if args.is_empty() {
@@ -126,7 +124,8 @@ pub(super) fn ps(invocation: &Invocation<'_>) -> Outcome {
             let output = std::process::Command::new("ps").args(&args).output()?;
             if !output.status.success() {
                 let said = String::from_utf8_lossy(&output.stderr);
-                return Err(format!("{}: {}", output.status, said.trim()).into());
+                let code = output.status.code().unwrap_or(-1);
+                return Err(format!("exit status {code}: {said}").into());
             }
             let text = String::from_utf8_lossy(&output.stdout);
             let mut lines = text.lines();
@@ -152,11 +151,13 @@ pub(super) fn ps(invocation: &Invocation<'_>) -> Outcome {
 pub(super) fn events(invocation: &Invocation<'_>) -> Outcome {
     let o = &invocation.options;
     let id = o.rest.first().map_or("", String::as_str);
+    // Whether it is there comes before what is asked of it.
+    invocation.runtime.state(id)?;
     let interval = match o.get("--interval") {
         None => Duration::from_secs(5),
         Some(text) => duration(text)
             .filter(|d| !d.is_zero())
-            .ok_or_else(|| format!("duration interval must be greater than 0: {text:?}"))?,
+            .ok_or("duration interval must be greater than 0")?,
     };
     if o.on("--stats") {
         return match invocation.runtime.stats(id) {
@@ -165,7 +166,12 @@ pub(super) fn events(invocation: &Invocation<'_>) -> Outcome {
             Err(e) => Err(e.into()),
         };
     }
-    let mut watch = invocation.runtime.watch_oom(id)?;
+    let mut watch = match invocation.runtime.watch_oom(id) {
+        Err(Error::NotRunning) => {
+            return Err(format!("container with id {id} is not running").into());
+        }
+        other => other?,
+    };
     let mut next = Instant::now() + interval;
     loop {
         let pause = next.saturating_duration_since(Instant::now());
@@ -212,90 +218,6 @@ fn duration(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()
 }
 
-pub(super) fn spec(invocation: &Invocation<'_>) -> Outcome {
-    let bundle = invocation.options.get("--bundle").unwrap_or(".");
-    let path = std::path::Path::new(bundle).join("config.json");
-    if path.exists() {
-        return Err(format!("File {} exists. Remove it first", path.display()).into());
-    }
-    let spec = template(invocation.options.on("--rootless"));
-    let mut out = serde_json::to_vec_pretty(&spec)?;
-    out.push(b'\n');
-    crate::state::replace_file(&path, &out, 0o666)?;
-    Ok(0)
-}
-
-/// The configuration that `runc spec` writes (libcontainer/specconv/example.go): a shell in five
-/// namespaces with the default mounts, masked and read-only paths.
-fn template(rootless: bool) -> serde_json::Value {
-    let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
-    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
-    let pts: &[&str] = match rootless {
-        true => &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
-        false => &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-    };
-    let sys = match rootless {
-        true => mount("/sys", "none", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"]),
-        false => mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-    };
-    let mut mounts = vec![
-        json!({"destination": "/proc", "type": "proc", "source": "proc"}),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount("/dev/pts", "devpts", "devpts", pts),
-        mount(
-            "/dev/shm",
-            "tmpfs",
-            "shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
-        ),
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        sys,
-    ];
-    let mut namespaces = vec!["pid", "ipc", "uts", "mount"];
-    let mut linux = json!({
-        "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys",
-            "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
-            "/sys/firmware", "/proc/scsi"],
-        "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
-    });
-    if rootless {
-        namespaces.push("user");
-        let map = |id: u32| json!([{"containerID": 0, "hostID": id, "size": 1}]);
-        linux["uidMappings"] = map(sys::credentials::effective_uid());
-        linux["gidMappings"] = map(sys::credentials::effective_gid());
-    } else {
-        namespaces.push("network");
-        linux["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
-        mounts.push(mount(
-            "/sys/fs/cgroup",
-            "cgroup",
-            "cgroup",
-            &["nosuid", "noexec", "nodev", "relatime", "ro"],
-        ));
-    }
-    if crate::cgroup::Hierarchies::find().is_ok_and(|h| h.is_v2()) {
-        namespaces.push("cgroup");
-    }
-    linux["namespaces"] = namespaces.iter().map(|kind| json!({"type": kind})).collect();
-    json!({
-        "ociVersion": VERSION,
-        "process": {
-            "terminal": true,
-            "user": {"uid": 0, "gid": 0},
-            "args": ["sh"],
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
-            "cwd": "/",
-            "capabilities": {"bounding": caps, "effective": caps, "permitted": caps, "ambient": caps},
-            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
-            "noNewPrivileges": true,
-        },
-        "root": {"path": "rootfs", "readonly": true},
-        "hostname": "runc",
-        "mounts": mounts,
-        "linux": linux,
-    })
-}
-
 pub(super) fn features(_: &Invocation<'_>) -> Outcome {
     let names = |list: &mut dyn Iterator<Item = String>| {
         let mut list: Vec<String> = list.collect();
@@ -333,5 +255,6 @@ pub(super) fn features(_: &Invocation<'_>) -> Outcome {
         },
         "potentiallyUnsafeConfigAnnotations": [],
     });
-    print_json(&features)
+    print_json(&features)?;
+    print("\n")
 }

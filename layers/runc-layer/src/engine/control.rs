@@ -46,6 +46,9 @@ impl Runtime {
             Status::Stopped | Status::Creating => {
                 return Err(Error::State("cannot start a container that has stopped".into()));
             }
+            Status::Paused => {
+                return Err(Error::State("cannot start a container in the paused state".into()));
+            }
             _ => return Err(Error::State("cannot start an already running container".into())),
         }
         let path = directory.fifo()?;
@@ -117,6 +120,11 @@ impl Runtime {
     /// [`Error::NotExist`] unless `force`; [`Error::State`] for one that runs unless `force`, which
     /// kills it.
     pub fn delete(&self, id: &str, force: bool) -> Result<()> {
+        self.remove(id, force, &mut |_| {})
+    }
+
+    /// As [`Runtime::delete`]; `warn` is told of poststop hooks that failed.
+    pub(crate) fn remove(&self, id: &str, force: bool, warn: &mut dyn FnMut(String)) -> Result<()> {
         let directory = Directory::new(self.root(), id)?;
         let record = match directory.load() {
             Ok(record) => record,
@@ -142,21 +150,19 @@ impl Runtime {
                 )));
             }
         }
-        destroy(&directory, &record)
+        destroy(&directory, &record, warn)
     }
 
     /// Freezes every process of the container.
     ///
     /// # Errors
     ///
-    /// [`Error::State`] unless it runs or waits for start.
+    /// [`Error::NotRunning`] unless it runs or waits for start.
     pub fn pause(&self, id: &str) -> Result<()> {
         let (directory, record) = self.find(id)?;
         match record.status(&directory)? {
             Status::Running | Status::Created => record.cgroup.freeze(),
-            status => {
-                Err(Error::State(format!("container not running or created: {}", status.name())))
-            }
+            _ => Err(Error::NotRunning),
         }
     }
 
@@ -257,11 +263,11 @@ fn signal_init(record: &Record, signal: i32) -> Result<()> {
     let pidfd = record.pidfd()?;
     match process::pidfd_signal(pidfd.as_fd(), signal) {
         Err(Errno::SRCH) => Err(Error::NotRunning),
-        other => other.context(|| format!("kill {}", record.pid)),
+        other => other.context(|| "unable to signal init".to_owned()),
     }
 }
 
-fn destroy(directory: &Directory, record: &Record) -> Result<()> {
+fn destroy(directory: &Directory, record: &Record, warn: &mut dyn FnMut(String)) -> Result<()> {
     let shares_pids = record.namespaces & libc::CLONE_NEWPID == 0;
     let alone = shares_pids || record.pid == 0;
     if alone && record.cgroup.is_ours() && record.cgroup.exists() {
@@ -274,10 +280,12 @@ fn destroy(directory: &Directory, record: &Record) -> Result<()> {
     directory.remove()?;
     let commands = HookCommand::list(&record.hooks.poststop)?;
     let state = record.for_hooks(Status::Stopped, 0);
-    for command in commands {
-        // One that fails changes nothing any more, not for the others either (runtime-spec,
-        // "Lifecycle", 13).
-        let _ = hooks::run(&[command], &state);
+    for (i, command) in commands.into_iter().enumerate() {
+        // One that fails changes nothing any more, not for the others either, but is told of
+        // (runtime-spec, "Lifecycle", 13).
+        if let Err((_, errno)) = hooks::run(&[command], &state) {
+            warn(format!("error running hook #{i}: {}", hook_error(errno)));
+        }
     }
     Ok(())
 }

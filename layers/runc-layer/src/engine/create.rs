@@ -65,6 +65,7 @@ impl Runtime {
                 reason: "network devices are not supported for rootless containers".into(),
             });
         }
+        preserved(request.preserve_fds)?;
         let rootfs = rootfs(&bundle, &spec)?;
         let filter = match &spec.linux.seccomp {
             Some(profile) => seccomp::compile(profile)?,
@@ -127,6 +128,18 @@ impl Runtime {
         directory.create()?;
         Ok(Making { directory, record, pidfd: None, launch, warnings })
     }
+}
+
+/// Looks that the descriptors that the program is to keep are there, as runc does since 1.0: what
+/// takes their numbers otherwise would be the container's.
+pub(super) fn preserved(count: u32) -> Result<()> {
+    let missing = (0..count).find(|n| !file::is_inherited(3 + *n as i32));
+    missing.map_or(Ok(()), |n| {
+        Err(Error::Invalid(format!(
+            "unable to stat preserved-fd {n} (of {count}): stat /proc/self/fd/{}: no such file or directory",
+            3 + n
+        )))
+    })
 }
 
 pub(super) fn rootfs(bundle: &Path, spec: &Spec) -> Result<PathBuf> {
@@ -231,7 +244,7 @@ impl Making {
             create_container: HookCommand::list(&spec.hooks.create_container)?,
             start_container,
             state: Vec::new(),
-            console: console(process, request.console_socket.as_deref(), request.console, run)?,
+            console: console(process, request.console_socket.as_deref(), request.console)?,
             fifo: None,
             process: ProcessPlan::new(process, &spec.linux, filter, &mut |w| warnings.push(w))?
                 .of_init(),
@@ -410,7 +423,6 @@ pub(super) fn console(
     process: &Process,
     path: Option<&Path>,
     socket: Option<OwnedFd>,
-    attached: bool,
 ) -> Result<Option<Console>> {
     let socket = match (process.terminal, path, socket) {
         (false, None, _) => return Ok(None),
@@ -419,15 +431,14 @@ pub(super) fn console(
                 "cannot use console socket if runc will not detach or allocate tty".into(),
             ));
         }
-        (true, Some(path), _) => socket::connect(path)
-            .context(|| format!("connect to the console socket {}", path.display()))?,
+        (true, Some(path), _) => {
+            socket::connect(path).context(|| format!("dial unix {}: connect", path.display()))?
+        }
         (true, None, Some(socket)) => socket,
         (true, None, None) => {
-            return Err(Error::Invalid(if attached {
-                "cannot allocate tty if runc will detach without setting console socket".into()
-            } else {
-                "cannot allocate tty if runc will detach without setting console socket".to_owned()
-            }));
+            return Err(Error::Invalid(
+                "cannot allocate tty if runc will detach without setting console socket".into(),
+            ));
         }
     };
     Ok(Some(Console { socket, size: plan::console_size(process) }))

@@ -163,9 +163,7 @@ impl Runtime {
     pub fn exec(&self, request: Exec) -> Result<Started> {
         let (directory, record) = self.find(&request.id)?;
         match record.status(&directory)? {
-            Status::Stopped | Status::Creating => {
-                return Err(Error::State("cannot exec a container that has stopped".into()));
-            }
+            Status::Stopped | Status::Creating => return Err(stopped()),
             Status::Paused if !request.ignore_paused => {
                 return Err(Error::State(
                     "cannot exec in a paused container (use --ignore-paused to override)".into(),
@@ -174,6 +172,7 @@ impl Runtime {
             _ => {}
         }
         let spec = Spec::load(&record.bundle)?;
+        super::create::preserved(request.preserve_fds)?;
         let process = request.process.resolve(&spec)?;
         process.validate("process")?;
         let filter = match &spec.linux.seccomp {
@@ -219,7 +218,7 @@ impl Runtime {
             create_container: Vec::new(),
             start_container: Vec::new(),
             state: Vec::new(),
-            console: console(&process, request.console_socket.as_deref(), request.console, true)?,
+            console: console(&process, request.console_socket.as_deref(), request.console)?,
             fifo: None,
             process: ProcessPlan::new(&process, &spec.linux, filter, &mut |w| warnings.push(w))?,
         };
@@ -265,6 +264,19 @@ impl Runtime {
         }
         Ok(Started { pid: child.pid, pidfd: child.pidfd, warnings })
     }
+
+    /// Whether the container has not stopped, for an `exec` that is wrong in itself.
+    pub(crate) fn executable(&self, id: &str) -> Result<()> {
+        let (directory, record) = self.find(id)?;
+        match record.status(&directory)? {
+            Status::Stopped | Status::Creating => Err(stopped()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn stopped() -> Error {
+    Error::State("cannot exec in a stopped container".into())
 }
 
 /// Makes a child with this thread on the CPUs of `mask`, which the child is then on, too.
@@ -294,6 +306,11 @@ fn sub_cgroup(cgroup: &Cgroup, subs: &[String]) -> Result<Cgroup> {
             None => cgroup = cgroup.child(None, path),
             Some(list) => {
                 for controller in list.split(',') {
+                    if cgroup.version == 1 && !cgroup.paths.contains_key(controller) {
+                        return Err(Error::Invalid(format!(
+                            "unable to create new parent process: unknown controller {controller} in SubCgroupPaths"
+                        )));
+                    }
                     cgroup = cgroup.child(Some(controller), path);
                 }
             }

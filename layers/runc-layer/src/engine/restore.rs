@@ -89,7 +89,7 @@ impl Making {
         let process = spec.process.as_ref().ok_or_else(Error::no_process)?;
         let socket = request.console_socket.as_deref();
         let mut talk = Talk {
-            console: console(process, socket, request.console.take(), false)?,
+            console: console(process, socket, request.console.take())?,
             prestart: HookCommand::list(&spec.hooks.prestart)?,
             create_runtime: HookCommand::list(&spec.hooks.create_runtime)?,
             pid_file: request.pid_file.take(),

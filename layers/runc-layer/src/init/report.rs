@@ -210,6 +210,17 @@ impl Failure {
     /// The failure in words, with the names that the plan has for it. The words are runc's where
     /// its callers look for them.
     pub(crate) fn describe(&self, plan: &Plan) -> String {
+        let words = self.words(plan);
+        // runc's, for what its init does before it looks at the program.
+        let early =
+            self.step as u8 >= Step::OpenSource as u8 && self.step as u8 <= Step::Domainname as u8;
+        match plan.rootfs {
+            Some(_) if early => format!("error during container init: {words}"),
+            _ => words,
+        }
+    }
+
+    fn words(&self, plan: &Plan) -> String {
         let e = self.errno;
         let i = usize::from(self.index);
         let process = &plan.process;
@@ -227,11 +238,14 @@ impl Failure {
             Step::EnterCgroup => format!("unable to apply cgroup configuration: {e}"),
             Step::TimeNamespace => format!("failed to set up the time namespace: {e}"),
             Step::OpenSource => match mount() {
-                Some(m) => format!(
-                    "error mounting {:?} to rootfs at {:?}: cannot open the source: {e}",
-                    m.label,
-                    m.target.to_string_lossy()
-                ),
+                Some(m) => {
+                    let source = match &m.work {
+                        Work::Bind(bind) => bind.source.to_string_lossy(),
+                        _ => m.label.as_str().into(),
+                    };
+                    let target = m.target.to_string_lossy();
+                    format!("error mounting {source:?} to rootfs at {target:?}: stat {source}: {e}")
+                }
                 None => format!("cannot open the host's devices: {e}"),
             },
             Step::BecomeRoot => format!("failed to become root of the user namespace: {e}"),

@@ -65,6 +65,9 @@ impl ProcessPlan {
         seccomp: Option<Filter>,
         warn: &mut dyn FnMut(String),
     ) -> Result<ProcessPlan> {
+        if let Some(bad) = process.env.iter().find(|e| !e.contains('=')) {
+            return Err(Error::Start(format!("invalid environment variable: {bad:?}")));
+        }
         let name = process.args.first().map_or("", String::as_str);
         let path = process.env.iter().rev().find_map(|e| e.strip_prefix("PATH="));
         let searched = !name.contains('/');

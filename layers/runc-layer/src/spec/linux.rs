@@ -31,7 +31,7 @@ pub(crate) struct Linux {
     pub(crate) readonly_paths: Vec<String>,
     #[serde(deserialize_with = "nullable")]
     pub(crate) mount_label: String,
-    pub(crate) intel_rdt: Option<serde::de::IgnoredAny>,
+    pub(crate) intel_rdt: Option<IntelRdt>,
     pub(crate) personality: Option<Personality>,
     #[serde(deserialize_with = "nullable")]
     pub(crate) time_offsets: BTreeMap<String, TimeOffset>,
@@ -272,4 +272,16 @@ pub(crate) struct SeccompArg {
     #[serde(deserialize_with = "nullable")]
     pub(crate) value_two: u64,
     pub(crate) op: String,
+}
+
+/// What cannot be done without Intel RDT; the rest of the object changes nothing without these.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct IntelRdt {
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) l3_cache_schema: String,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) mem_bw_schema: String,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) schemata: Vec<String>,
 }

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, sys::Errno};
 
 pub(crate) use linux::*;
 pub(crate) use process::*;
@@ -114,6 +114,9 @@ impl Spec {
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                if !bundle.is_dir() {
+                    return Err(Error::os(format!("chdir {}", bundle.display()), Errno::NOENT));
+                }
                 return Err(Error::NoConfig);
             }
             Err(e) => return Err(Error::os(format!("open {}", path.display()), e.into())),

@@ -75,7 +75,12 @@ impl Spec {
         if self.vm.is_some() {
             return Err(refuse("vm", "virtual machine containers are not supported"));
         }
-        if self.linux.intel_rdt.is_some() {
+        // A bare class means nothing on a machine without Intel RDT, and runc passes it over.
+        let asks = |rdt: &super::IntelRdt| {
+            let schemas = [&rdt.l3_cache_schema, &rdt.mem_bw_schema];
+            schemas.iter().any(|schema| !schema.is_empty()) || !rdt.schemata.is_empty()
+        };
+        if self.linux.intel_rdt.as_ref().is_some_and(asks) {
             return Err(refuse("linux.intelRdt", "intelRdt is not supported"));
         }
         self.validate_net_devices()

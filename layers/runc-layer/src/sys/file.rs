@@ -342,6 +342,13 @@ pub(crate) fn seal(fd: BorrowedFd<'_>) -> Result<()> {
     check_int(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, ALL_SEALS) }).map(drop)
 }
 
+/// Whether the caller of this program left it the descriptor: all of its own close on exec.
+pub(crate) fn is_inherited(fd: i32) -> bool {
+    // SAFETY: F_GETFD looks at a number and changes nothing.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
+}
+
 /// Whether `fd` is an unchangeable [`memfd`].
 pub(crate) fn is_sealed(fd: BorrowedFd<'_>) -> bool {
     // SAFETY: no memory arguments.

@@ -89,7 +89,7 @@ fn exec_joins_the_container() {
     assert!(b.call(&["exec", &b.id, "true"]).err.contains("cannot exec in a paused container"));
     assert_eq!(b.call(&["resume", &b.id]).code, 0);
     let inside = b.call(&["ps", "--format", "json", &b.id]).out;
-    assert_eq!(inside, format!("[{}]", b.state("pid")));
+    assert_eq!(inside, format!("[{}]\n", b.state("pid")));
     assert_eq!(b.call(&["delete", "--force", &b.id]).code, 0);
     let gone = b.call(&["exec", &b.id, "true"]);
     assert!(gone.code == 255 && gone.err.contains("container does not exist"));

@@ -23,7 +23,7 @@ fn every_wrong_field_is_named() {
         ("linux.namespaces[0].type", |c| c["linux"]["namespaces"][0]["type"] = json!("nets")),
         ("duplicated ns", |c| c["linux"]["namespaces"][1] = json!({"type": "pid"})),
         ("linux.namespaces[type=network].path", |c| {
-            c["linux"]["namespaces"][4] = json!({"type": "network", "path": "/nowhere"});
+            c["linux"]["namespaces"][1] = json!({"type": "network", "path": "/nowhere"});
         }),
         ("linux.uidMappings", |c| {
             c["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 0, "size": 1}])
@@ -36,7 +36,7 @@ fn every_wrong_field_is_named() {
         ("linux.cgroupsPath", |c| c["linux"]["cgroupsPath"] = json!("/")),
         ("linux.rootfsPropagation", |c| c["linux"]["rootfsPropagation"] = json!("sideways")),
         ("hooks.prestart[0].path", |c| c["hooks"] = json!({"prestart": [{"path": "sh"}]})),
-        ("linux.intelRdt", |c| c["linux"]["intelRdt"] = json!({})),
+        ("linux.intelRdt", |c| c["linux"]["intelRdt"] = json!({"l3CacheSchema": "L3:0=f"})),
     ];
     for (field, break_it) in cases {
         b.config = good.clone();
@@ -58,7 +58,7 @@ fn command_lines_are_checked() {
         (vec!["state"], "requires exactly 1 argument(s)"),
         (vec!["state", "a", "b"], "requires exactly 1 argument(s)"),
         (vec!["state", "a/b"], "invalid container ID format"),
-        (vec!["kill", "nothing", "SIGNOPE"], "unknown signal"),
+        (vec!["kill", "nothing", "SIGNOPE"], "container does not exist"),
         (vec!["checkpoint", "nothing"], "container does not exist"),
         (vec!["restore", "--empty-ns", "ipc", "nothing"], "is not supported"),
         (
@@ -69,7 +69,9 @@ fn command_lines_are_checked() {
         (vec!["--log-format", "xml", "list"], "invalid log-format"),
     ] {
         let said = b.call(&args);
-        assert!(said.code == 1 && said.err.contains(text), "{args:?}: {said:?}");
+        // An unknown command has a code of its own, as runc's.
+        let code = if args[0] == "frobnicate" { 3 } else { 1 };
+        assert!(said.code == code && said.err.contains(text), "{args:?}: {said:?}");
     }
     let empty = tempfile::tempdir().unwrap();
     let path = empty.path().to_str().unwrap();

@@ -37,7 +37,7 @@ use hops::proto::{
     },
 };
 use std::{io::Write, sync::Arc};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 /// An end of a transfer that this daemon knows.
 #[derive(Debug)]
@@ -232,8 +232,16 @@ fn reported(
     step: &'static str,
 ) -> impl Fn(Progress) + Send + Sync + 'static {
     move |p| {
-        // A client that does not keep up misses steps, never the transfer.
-        let _ = progress.try_send(any(&progress_message(p, step)));
+        let done = p.done;
+        let message = any(&progress_message(p, step));
+        // A client that does not keep up misses steps on the way, never an end: a bar that nobody
+        // completes would stand for as long as the client does. The transfer waits for neither.
+        if let Err(TrySendError::Full(message)) = progress.try_send(message)
+            && done
+        {
+            let progress = progress.clone();
+            tokio::spawn(async move { progress.send(message).await });
+        }
     }
 }
 

@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+#[path = "../../tests/machine/company.rs"]
+mod company;
+
 use std::{
     fs::{self, File},
     path::Path,
@@ -45,6 +48,7 @@ impl Containerd {
             println!("SKIP: {reason}");
             return None;
         }
+        company::announce();
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         let config = format!(
@@ -68,7 +72,7 @@ impl Containerd {
     }
 
     fn wait(&self) {
-        for _ in 0..300 {
+        for _ in 0..1200 {
             if std::os::unix::net::UnixStream::connect(self.dir.path().join("sock")).is_ok() {
                 return;
             }

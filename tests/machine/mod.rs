@@ -2,14 +2,17 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+mod company;
+
 use std::{
     collections::BTreeSet,
     fs,
-    path::Path,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
 /// Says why a test does not run here.
 pub(crate) fn skip(reason: &str) {
@@ -40,7 +43,7 @@ pub(crate) fn no_program(name: &str) -> Option<String> {
 /// A machine that nobody else works on, as it was to begin with.
 ///
 /// What is left behind can only be told by the one who is alone, so a test that watches waits for
-/// every other one that does, in whatever process it runs.
+/// every other one, in whatever process it runs, and of whatever checkout.
 pub(crate) struct Watch {
     before: Machine,
     _alone: Flock<fs::File>,
@@ -49,10 +52,7 @@ pub(crate) struct Watch {
 impl Watch {
     /// From now on.
     pub(crate) fn begin() -> Watch {
-        let lock = Path::new(env!("CARGO_TARGET_TMPDIR")).join("machine.lock");
-        let alone = Flock::lock(fs::File::create(lock).unwrap(), FlockArg::LockExclusive)
-            .map_err(|(_, e)| e)
-            .unwrap();
+        let alone = company::alone();
         Watch { before: Machine::now(), _alone: alone }
     }
 
@@ -66,7 +66,7 @@ impl Watch {
                 return;
             }
             let what = now.other_than(&self.before);
-            assert!(begun.elapsed() < Duration::from_secs(15), "left behind: {what}");
+            assert!(begun.elapsed() < Duration::from_secs(120), "left behind: {what}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -133,27 +133,53 @@ const PARENTS: [&str; 5] = ["docker", "default", "k8s.io", "libpod_parent", "con
 
 fn cgroups() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
+    let own = own_cgroups();
     let mut todo = vec![Path::new("/sys/fs/cgroup").to_path_buf()];
     while let Some(dir) = todo.pop() {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                if !PARENTS.iter().any(|parent| *parent == entry.file_name()) {
-                    found.insert(entry.path().display().to_string());
-                }
-                todo.push(entry.path());
+            let path = entry.path();
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if !is_dir || own.iter().any(|own| is_beside(&path, own)) {
+                continue;
             }
+            if !PARENTS.iter().any(|parent| *parent == entry.file_name()) {
+                found.insert(path.display().to_string());
+            }
+            todo.push(path);
         }
     }
     found
 }
 
-/// The processes that run this checkout's `strata`, whatever they are called.
+/// This process's cgroups that do not stand at the root of their hierarchy, where daemons and
+/// runtimes put theirs: what is beside them is of whoever made them, for another such process.
+fn own_cgroups() -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let paths = table.lines().filter_map(|line| line.splitn(3, ':').nth(2)?.strip_prefix('/'));
+    let paths: BTreeSet<&str> = paths.filter(|path| path.contains('/')).collect();
+    // Which hierarchy is mounted where does not matter: the others have no such cgroup.
+    let hierarchies = names("/sys/fs/cgroup", |_| true).into_iter().chain([String::new()]);
+    hierarchies
+        .map(|name| Path::new("/sys/fs/cgroup").join(name))
+        .flat_map(|root| paths.iter().map(move |path| root.join(path)).collect::<Vec<_>>())
+        .filter(|path| path.exists())
+        .collect()
+}
+
+fn is_beside(path: &Path, own: &Path) -> bool {
+    path != own && path.parent() == own.parent()
+}
+
+/// The processes that run this checkout's `strata`, whatever they are called, and wherever they
+/// see it.
 fn processes() -> BTreeSet<String> {
+    let identity = |path: &Path| fs::metadata(path).map(|of| (of.dev(), of.ino())).ok();
+    let strata = identity(Path::new(env!("CARGO_BIN_EXE_strata")));
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter(|entry| {
-            fs::read_link(entry.path().join("exe"))
-                .is_ok_and(|exe| exe.file_name() == Some("strata".as_ref()))
+            let exe = identity(&entry.path().join("exe"));
+            exe.is_some() && exe == strata
         })
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect()

@@ -1,6 +1,9 @@
 //! A real Docker daemon of this test's own: Debian's dockerd on its own containerd, without
 //! networks of Docker's, everything under one temporary directory.
 
+#[path = "../../../tests/machine/company.rs"]
+mod company;
+
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -40,6 +43,7 @@ impl Docker {
             println!("SKIP: {reason}");
             return None;
         }
+        company::announce();
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         fs::write(
@@ -117,7 +121,7 @@ impl Docker {
 }
 
 fn wait_for(socket: &Path) {
-    for _ in 0..300 {
+    for _ in 0..1200 {
         if std::os::unix::net::UnixStream::connect(socket).is_ok() {
             return;
         }

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
+#[path = "../../../../tests/machine/company.rs"]
+mod company;
+
 use containerd_layer::Config;
 use std::{
     fs,
@@ -11,6 +14,19 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+
+/// What a busy machine needs more time for than this hangs.
+const HANG: Duration = Duration::from_secs(120);
+
+/// A daemon with everything of its own below `dir`.
+pub(crate) fn config(dir: &Path) -> Config {
+    Config {
+        root: dir.join("root"),
+        state: dir.join("state"),
+        address: dir.join("c.sock"),
+        ..Config::default()
+    }
+}
 
 /// A program in the path.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
@@ -29,6 +45,7 @@ pub(crate) fn rootfs(dir: &Path, programs: &[&str]) -> Option<PathBuf> {
         println!("SKIP: {missing} is not installed");
         return None;
     }
+    company::announce();
     let rootfs = dir.join("rootfs");
     for part in ["bin", "proc", "dev"] {
         fs::create_dir_all(rootfs.join(part)).unwrap();
@@ -40,6 +57,21 @@ pub(crate) fn rootfs(dir: &Path, programs: &[&str]) -> Option<PathBuf> {
     Some(rootfs)
 }
 
+/// Waits until no shim of the daemon below `dir` is left.
+pub(crate) fn await_shims(dir: &Path) {
+    let dir = dir.to_string_lossy();
+    let of_it = |process: fs::DirEntry| {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        (line.contains("shim") && line.contains(&*dir)).then_some(line)
+    };
+    let begun = Instant::now();
+    while let Some(shim) = fs::read_dir("/proc").unwrap().flatten().find_map(of_it) {
+        assert!(begun.elapsed() < HANG, "{shim} is left");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// A daemon that ends with this value.
 pub(crate) struct Daemon(Child);
 
@@ -47,7 +79,7 @@ impl Daemon {
     /// Starts `program`, which takes containerd's options, and waits until it serves.
     pub(crate) fn start(program: &Path, config: &Config) -> Daemon {
         let mut daemon = Daemon::spawn(program, config);
-        let patience = Instant::now() + Duration::from_secs(30);
+        let patience = Instant::now() + HANG;
         while UnixStream::connect(&config.address).is_err() {
             let ended = daemon.0.try_wait().unwrap();
             assert!(ended.is_none(), "{program:?} ended: {ended:?}");
@@ -59,6 +91,7 @@ impl Daemon {
 
     /// Starts `program`, which takes containerd's options.
     pub(crate) fn spawn(program: &Path, config: &Config) -> Daemon {
+        company::announce();
         let empty = config.address.with_extension("toml");
         fs::write(&empty, "version = 2\n").unwrap();
         let child = Command::new(program)

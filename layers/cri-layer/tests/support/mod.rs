@@ -3,18 +3,24 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+#[path = "../../../../tests/machine/company.rs"]
+mod company;
+
 use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use cri_layer::{Config, Engine};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+
+/// What a busy machine needs more time for than this hangs.
+pub(crate) const HANG: Duration = Duration::from_secs(120);
 
 /// The image of the pause process.
 pub(crate) const PAUSE: &str = "strata.test/pause:1";
@@ -47,6 +53,7 @@ impl Peer {
         let Some(busybox) = fs::read("/bin/busybox").ok().filter(|b| is_static(b)) else {
             return skip("there is no static /bin/busybox");
         };
+        company::announce();
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         let config = format!(
@@ -104,7 +111,8 @@ impl Peer {
     fn import(&self, name: &str, busybox: &[u8], command: &str) {
         let archive = self.path("image.tar");
         fs::write(&archive, docker_archive(name, busybox, command)).unwrap();
-        for _ in 0..100 {
+        let begun = Instant::now();
+        while begun.elapsed() < HANG {
             let out = Command::new("ctr")
                 .arg("--address")
                 .arg(self.socket())

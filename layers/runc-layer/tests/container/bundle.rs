@@ -6,8 +6,10 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
 };
 
+use crate::company;
 use serde_json::{Value, json};
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -19,6 +21,16 @@ pub(crate) struct Bundle {
     pub(crate) id: String,
     /// Options before the command.
     pub(crate) global: &'static [&'static str],
+}
+
+/// Waits until something is so; what a busy machine needs more time for than this hangs.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "it never came to this: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// The program that is tested. Another runtime in its place shows that the attacks can succeed.
@@ -47,6 +59,7 @@ impl Bundle {
             println!("SKIP: {reason}");
             return None;
         }
+        company::announce();
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let id = format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::tempdir().unwrap();
@@ -114,13 +127,7 @@ impl Bundle {
 
     /// Waits until a created container's process has written `words`.
     pub(crate) fn wait_for_output(&self, words: &str) {
-        for _ in 0..2000 {
-            if self.output().contains(words) {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        panic!("{} never wrote {words:?}: {}", self.id, self.output());
+        eventually(words, || self.output().contains(words));
     }
 
     /// `state`'s field.
@@ -132,13 +139,7 @@ impl Bundle {
 
     /// Waits until `state` says `status`.
     pub(crate) fn wait_for(&self, status: &str) {
-        for _ in 0..2000 {
-            if self.state("status") == status {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        panic!("{} never became {status}", self.id);
+        eventually(status, || self.state("status") == status);
     }
 
     /// Whether nothing of the container is left: no record, no cgroup, no mount.

@@ -9,6 +9,9 @@ mod checkpoint;
 #[cfg(test)]
 mod clocks;
 #[cfg(test)]
+#[path = "../../../../tests/machine/company.rs"]
+mod company;
+#[cfg(test)]
 mod endurance;
 #[cfg(test)]
 mod hostile;

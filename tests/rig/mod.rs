@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+mod traces;
+
 use std::{
     ffi::OsString,
     fs,
@@ -12,6 +14,7 @@ use std::{
 };
 
 use crate::machine::Watch;
+use traces::Traces;
 
 /// Ends a test here, with the reason, where it is not root's or one of the programs is missing.
 macro_rules! need {
@@ -25,6 +28,10 @@ macro_rules! need {
     };
 }
 pub(crate) use need;
+
+/// How long what is waited for may take on a machine that is busy with something else; what takes
+/// longer hangs.
+pub(crate) const HANG: Duration = Duration::from_secs(120);
 
 /// The test image as Docker names it.
 pub(crate) const IMAGE: &str = "strata-test/busybox:1";
@@ -66,6 +73,8 @@ impl Client {
 /// The daemons of one test.
 pub(crate) struct Rig {
     dir: tempfile::TempDir,
+    bin: tempfile::TempDir,
+    traces: Traces,
     watch: Option<Watch>,
     daemons: Vec<(String, Child)>,
 }
@@ -76,8 +85,13 @@ impl Rig {
         let watch = Some(Watch::begin());
         let dir =
             tempfile::Builder::new().prefix(&format!("strata-rig-{name}-")).tempdir().unwrap();
-        let rig = Rig { dir, watch, daemons: Vec::new() };
-        fs::create_dir(rig.path("bin")).unwrap();
+        // Strata's programs look for each other beside themselves. Beside the one that was built stand
+        // those of whatever was built before; beside a link of its own stand the rig's, and the link
+        // can be made where the program is.
+        let tmp = env!("CARGO_TARGET_TMPDIR");
+        let bin = tempfile::Builder::new().prefix("bin-").tempdir_in(tmp).unwrap();
+        fs::hard_link(env!("CARGO_BIN_EXE_strata"), bin.path().join("strata")).unwrap();
+        let rig = Rig { dir, bin, traces: Traces::before(), watch, daemons: Vec::new() };
         for program in [
             "strata-containerd",
             "strata-dockerd",
@@ -88,7 +102,7 @@ impl Rig {
             "strata-runc",
             "strata-cni",
         ] {
-            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_strata"), rig.program(program)).unwrap();
+            std::os::unix::fs::symlink("strata", rig.program(program)).unwrap();
         }
         rig
     }
@@ -100,7 +114,7 @@ impl Rig {
 
     /// One of Strata's programs.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
-        self.path("bin").join(name)
+        self.bin.path().join(name)
     }
 
     /// A `docker save` archive of busybox.
@@ -113,8 +127,8 @@ impl Rig {
     fn daemon(&mut self, program: &Path, args: &[OsString], socket: &Path) {
         let name = program.file_name().unwrap().to_string_lossy().into_owned();
         let log = self.path(&format!("{name}.log"));
-        let bin = self.path("bin");
-        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+        let path =
+            format!("{}:{}", self.bin.path().display(), std::env::var("PATH").unwrap_or_default());
         let mut child = Command::new(program)
             .arg0(&name)
             .args(args)
@@ -128,7 +142,7 @@ impl Rig {
         while std::os::unix::net::UnixStream::connect(socket).is_err() {
             let said = || fs::read_to_string(&log).unwrap_or_default();
             assert!(child.try_wait().unwrap().is_none(), "{name} ended: {}", said());
-            assert!(begun.elapsed() < Duration::from_secs(30), "{name} does not serve: {}", said());
+            assert!(begun.elapsed() < HANG, "{name} does not serve: {}", said());
             std::thread::sleep(Duration::from_millis(20));
         }
         self.daemons.push((name, child));
@@ -276,6 +290,7 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         self.stop();
+        self.traces.clear();
         if std::thread::panicking() {
             for entry in fs::read_dir(self.dir.path()).into_iter().flatten().flatten() {
                 if entry.path().extension().is_some_and(|e| e == "log") {
@@ -294,7 +309,7 @@ impl Drop for Rig {
 pub(crate) fn eventually(mut what: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !what() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "it never came true");
+        assert!(begun.elapsed() < HANG, "it never came true");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

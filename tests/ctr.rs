@@ -4,17 +4,13 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+#[path = "../layers/containerd-layer/tests/support/distribution.rs"]
+mod distribution;
 mod machine;
 mod rig;
 mod table;
 
-use std::{
-    fs,
-    net::{TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
-};
-
-use rig::{Rig, eventually, need};
+use rig::{Rig, need};
 use table::{
     compare,
     sides::{on_both, sides},
@@ -321,49 +317,11 @@ fn leases_plugins_and_the_rest() {
     );
 }
 
-/// docker-registry on a free port of this machine.
-struct Registry {
-    child: Child,
-    host: String,
-    _dir: tempfile::TempDir,
-}
-
-impl Registry {
-    fn start() -> Registry {
-        let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let host = format!("127.0.0.1:{port}");
-        let config = dir.path().join("registry.yml");
-        let text = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {:?}}}}}\nhttp: {{addr: {host:?}}}\n",
-            dir.path().join("data")
-        );
-        fs::write(&config, text).unwrap();
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let registry = Registry { child, host, _dir: dir };
-        eventually(|| TcpStream::connect(&registry.host).is_ok());
-        registry
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn registries() {
     need!("containerd", "ctr", "busybox", "timeout", "docker-registry");
     let mut rig = Rig::new("ctr-registry");
-    let registry = Registry::start();
+    let Some(registry) = distribution::registry(&rig.path("")) else { return };
     let mut sides = sides(&mut rig);
     for side in &mut sides {
         side.names.insert("registry", registry.host.clone());

@@ -1,6 +1,10 @@
 //! A real containerd beside strata-containerd.
 
-use std::{collections::BTreeMap, fs, net::TcpListener};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{Ipv4Addr, TcpListener},
+};
 
 use super::{Side, compare};
 use crate::rig::{self, CTR_IMAGE, Rig, need};
@@ -12,7 +16,10 @@ pub(crate) fn sides(rig: &mut Rig) -> [Side; 2] {
     let pid = std::process::id();
     let mut runtimes = ["io.containerd.runc.v2", "io.containerd.strata.v2"].into_iter();
     let mut sides = ["real", "strata"].into_iter();
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    // An address of this process's own: a port that is free at everybody's may be another's by the
+    // time a daemon takes it.
+    let own = Ipv4Addr::from_bits(Ipv4Addr::new(127, 128, 0, 0).to_bits() | pid);
+    let free = || TcpListener::bind((own, 0)).unwrap().local_addr().unwrap().to_string();
     let metrics = BTreeMap::from(["real", "strata"].map(|side| (side, free())));
     rig.both_containerds(|side| metrics[side].clone()).map(|ctr| {
         let side = sides.next().unwrap();
@@ -44,8 +51,7 @@ fn second_layer() -> Vec<u8> {
 }
 
 /// What is left of the sides' namespaces: what a test that failed had still running, and what both
-/// runtimes leave wherever a container ran, the cgroup above its containers' and the directory of
-/// their states.
+/// runtimes leave wherever a container ran, the cgroup above its containers'.
 pub(crate) struct Leftovers<'a>(&'a [Side; 2]);
 
 impl<'a> Leftovers<'a> {
@@ -59,7 +65,7 @@ impl Drop for Leftovers<'_> {
     fn drop(&mut self) {
         let controllers = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
         let mut dirs: Vec<_> = controllers.map(|entry| entry.path()).collect();
-        dirs.extend(["/sys/fs/cgroup".into(), "/run/containerd/runc".into()]);
+        dirs.push("/sys/fs/cgroup".into());
         for side in self.0 {
             for task in side.run("tasks ls -q", "").stdout.lines() {
                 side.run(&format!("tasks rm -f {task}"), "");

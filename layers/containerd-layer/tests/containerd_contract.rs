@@ -6,22 +6,13 @@
 mod daemon;
 
 use containerd_layer::{
-    Config, Engine,
+    Engine,
     server::Server,
     suite::{Runtime, Subject, suite},
 };
-use daemon::{find, rootfs};
+use daemon::{config, find, rootfs};
 use hops::{Containerd, trace::Spans};
-use std::{path::Path, sync::Arc, time::Duration};
-
-fn config(dir: &Path) -> Config {
-    Config {
-        root: dir.join("root"),
-        state: dir.join("state"),
-        address: dir.join("c.sock"),
-        ..Config::default()
-    }
-}
+use std::{path::Path, sync::Arc};
 
 /// How tasks can be run with containerd's own shim here.
 fn runtime(dir: &Path) -> Option<Runtime> {
@@ -122,6 +113,6 @@ async fn the_real_containerd() {
     let client = wire::grpc::Client::new(&config.address);
     suite(&subject(Arc::new(client), runtime(dir.path()))).await.unwrap();
     drop(daemon);
-    // Its shims end a moment after their last task; the directory goes with them.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // They end a moment after their last task; the directory goes with them.
+    daemon::await_shims(dir.path());
 }

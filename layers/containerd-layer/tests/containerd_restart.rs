@@ -49,12 +49,7 @@ struct Case {
 fn case(name: &str) -> Option<Case> {
     let dir = tempfile::tempdir().unwrap();
     let rootfs = rootfs(dir.path(), &["containerd-shim-runc-v2", "runc"])?;
-    let config = Config {
-        root: dir.path().join("root"),
-        state: dir.path().join("state"),
-        address: dir.path().join("c.sock"),
-        ..Config::default()
-    };
+    let config = daemon::config(dir.path());
     let runtime = Runtime { name: "io.containerd.runc.v2".into(), rootfs };
     let ns = format!("restart-{name}-{}", std::process::id());
     let cx = Cx::background().in_namespace(ns.clone()).within(Duration::from_secs(60));

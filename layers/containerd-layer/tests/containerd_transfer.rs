@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where something is not as it should be")]
 
+mod daemon;
 mod support;
 
 use containerd_layer::{
@@ -9,18 +10,13 @@ use containerd_layer::{
     images::{Descriptor, media},
     server::Server,
 };
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 use hops::{
-    Containerd, Cx, Handle, Kind, Outputs,
-    containerd::Stream,
+    Containerd, Cx, Handle, Kind,
     proto::{
         Any,
         containerd::{
-            services::{
-                images::v1::{GetImageRequest, ListImagesRequest},
-                streaming::v1::StreamInit,
-                transfer::v1::TransferRequest,
-            },
+            services::images::v1::{GetImageRequest, ListImagesRequest},
             types::transfer::{
                 AuthRequest, AuthResponse, AuthType, Data, ImageExportStream, ImageImportStream,
                 ImageStore, OciRegistry, Progress, RegistryResolver, WindowUpdate,
@@ -29,31 +25,15 @@ use hops::{
     },
     trace::Spans,
 };
-use prost::{Message, Name};
+use prost::Message;
 use std::sync::{Arc, Mutex};
-use support::{Reply, describe, distribution};
-use tokio::sync::mpsc;
-
-fn any<M: Message + Name>(message: &M) -> Any {
-    Any { type_url: M::full_name(), value: message.encode_to_vec() }
-}
-
-fn transfer(from: Any, to: Any) -> TransferRequest {
-    TransferRequest { source: Some(from), destination: Some(to), options: None }
-}
+use support::{
+    Reply, describe, distribution,
+    transfer::{any, open, pour, transfer},
+};
 
 fn store(name: &str) -> Any {
     any(&ImageStore { name: name.into(), ..Default::default() })
-}
-
-/// Opens a named stream: what is sent into the channel arrives there.
-async fn open(face: &dyn Containerd, cx: &Cx, id: &str) -> (mpsc::Sender<Any>, Outputs<Any>) {
-    let (send, sent) = mpsc::channel(4);
-    send.send(any(&StreamInit { id: id.into() })).await.unwrap();
-    let input = stream::unfold(sent, |mut sent| async { Some((sent.recv().await?, sent)) });
-    let mut answers = face.stream(cx, Stream, Box::pin(input)).await.unwrap();
-    assert_eq!(answers.next().await.unwrap().unwrap().type_url, "google.protobuf.Empty");
-    (send, answers)
 }
 
 /// An image without layers of more than one message's size.
@@ -79,6 +59,18 @@ fn seed(engine: &Engine, ns: &str, name: &str) {
     engine.store().set_image(ns, name, manifest, Default::default()).unwrap();
 }
 
+/// The image that a daemon here begins with.
+const SEED: &str = "docker.io/library/seed:1";
+
+/// A daemon behind its socket, with an image in the namespace `ns`.
+async fn served(config: &Config, ns: &str) -> Arc<dyn Containerd> {
+    let server = Server::listen(config).unwrap();
+    let engine = Engine::open(config, Spans::disabled()).await.unwrap();
+    seed(&engine, ns, SEED);
+    tokio::spawn(server.serve(engine, Spans::disabled(), std::future::pending()));
+    Arc::new(wire::grpc::Client::new(&config.address))
+}
+
 async fn target(face: &dyn Containerd, cx: &Cx, name: &str) -> String {
     let get = GetImageRequest { name: name.into() };
     face.handle(cx, get).await.unwrap().image.unwrap().target.unwrap().digest
@@ -87,26 +79,16 @@ async fn target(face: &dyn Containerd, cx: &Cx, name: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_goes_out_and_comes_in() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config {
-        root: dir.path().join("root"),
-        state: dir.path().join("state"),
-        address: dir.path().join("c.sock"),
-        ..Config::default()
-    };
-    let server = Server::listen(&config).unwrap();
-    let engine = Engine::open(&config, Spans::disabled()).await.unwrap();
-    let name = "docker.io/library/seed:1";
-    seed(&engine, "from", name);
-    tokio::spawn(server.serve(engine, Spans::disabled(), std::future::pending()));
-    let face: Arc<dyn Containerd> = Arc::new(wire::grpc::Client::new(&config.address));
+    let config = daemon::config(dir.path());
+    let face = served(&config, "from").await;
     let (from, to) = (Cx::background().in_namespace("from"), Cx::background().in_namespace("to"));
 
     // Out, with a reader that allows a little at a time.
-    let (send, mut answers) = open(&*face, &from, "out").await;
+    let (send, mut answers) = open(&*face, &from, "out").await.unwrap();
     let export = ImageExportStream { stream: "out".into(), ..Default::default() };
     let exporting = {
         let (face, from) = (face.clone(), from.clone());
-        tokio::spawn(async move { face.handle(&from, transfer(store(name), any(&export))).await })
+        tokio::spawn(async move { face.handle(&from, transfer(store(SEED), any(&export))).await })
     };
     let mut archive = Vec::new();
     send.send(any(&WindowUpdate { update: 10_000 })).await.unwrap();
@@ -124,29 +106,15 @@ async fn an_image_goes_out_and_comes_in() {
     assert!(archive.len() > 1_200_000, "{}", archive.len());
 
     // In, in another namespace, as fast as the reader allows.
-    let (send, mut answers) = open(&*face, &to, "in").await;
+    let (send, mut answers) = open(&*face, &to, "in").await.unwrap();
     let import = ImageImportStream { stream: "in".into(), ..Default::default() };
-    let importing = {
-        let (face, to) = (face.clone(), to.clone());
-        tokio::spawn(async move { face.handle(&to, transfer(any(&import), store(""))).await })
-    };
-    let mut rest = archive.as_slice();
-    let mut window = 0_usize;
-    while !rest.is_empty() {
-        if window == 0 {
-            let update = answers.next().await.unwrap().unwrap();
-            window += WindowUpdate::decode(update.value.as_slice()).unwrap().update as usize;
-        }
-        let (piece, left) = rest.split_at(window.min(32 << 10).min(rest.len()));
-        (rest, window) = (left, window - piece.len());
-        send.send(any(&Data { data: piece.to_vec().into() })).await.unwrap();
-    }
-    drop(send);
-    importing.await.unwrap().unwrap();
-    assert_eq!(target(&*face, &to, name).await, target(&*face, &from, name).await);
+    let import = face.handle(&to, transfer(any(&import), store("")));
+    let ((), imported) = tokio::join!(pour(send, &mut answers, &archive), import);
+    imported.unwrap();
+    assert_eq!(target(&*face, &to, SEED).await, target(&*face, &from, SEED).await);
 
     // Under another name.
-    face.handle(&to, transfer(store(name), store("docker.io/library/other:2"))).await.unwrap();
+    face.handle(&to, transfer(store(SEED), store("docker.io/library/other:2"))).await.unwrap();
     let images = face.handle(&to, ListImagesRequest::default()).await.unwrap().images;
     assert_eq!(images.len(), 2);
 }
@@ -154,12 +122,7 @@ async fn an_image_goes_out_and_comes_in() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_transferred_is_said() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config {
-        root: dir.path().join("root"),
-        state: dir.path().join("state"),
-        ..Config::default()
-    };
-    let engine = Engine::open(&config, Spans::disabled()).await.unwrap();
+    let engine = Engine::open(&daemon::config(dir.path()), Spans::disabled()).await.unwrap();
     let cx = Cx::background().in_namespace("x");
     let registry = any(&OciRegistry { reference: "x.test/a:1".into(), resolver: None });
     let unknown = Any { type_url: "cats".into(), value: Vec::new() };
@@ -184,7 +147,7 @@ async fn credentials(
     id: &str,
     answer: AuthResponse,
 ) -> Arc<Mutex<Vec<AuthRequest>>> {
-    let (send, mut questions) = open(face, cx, id).await;
+    let (send, mut questions) = open(face, cx, id).await.unwrap();
     let asked = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&asked);
     tokio::spawn(async move {
@@ -204,35 +167,23 @@ async fn an_image_goes_to_a_registry_and_comes_back() {
     let hosts = dir.path().join("hosts");
     let Some(real) = distribution::registry(dir.path()) else { return };
     describe(&hosts, "daemon.test", &format!("server = \"http://{}\"\n", real.host));
-    let config = Config {
-        root: dir.path().join("root"),
-        state: dir.path().join("state"),
-        address: dir.path().join("c.sock"),
-        hosts_dirs: vec![hosts],
-        ..Config::default()
-    };
-    let server = Server::listen(&config).unwrap();
-    let engine = Engine::open(&config, Spans::disabled()).await.unwrap();
-    let name = "docker.io/library/seed:1";
-    seed(&engine, "from", name);
-    tokio::spawn(server.serve(engine, Spans::disabled(), std::future::pending()));
-    let face: Arc<dyn Containerd> = Arc::new(wire::grpc::Client::new(&config.address));
+    let config = Config { hosts_dirs: vec![hosts], ..daemon::config(dir.path()) };
+    let face = served(&config, "from").await;
     let (from, to) = (Cx::background().in_namespace("from"), Cx::background().in_namespace("to"));
     let registry = |reference: &str, resolver: RegistryResolver| {
         any(&OciRegistry { reference: reference.into(), resolver: Some(resolver) })
     };
 
     // Where the daemon's own configuration says, with the client told how far it is.
-    let (_progress, mut steps) = open(&*face, &from, "steps").await;
-    let mut push = transfer(store(name), registry("daemon.test/seed:1", Default::default()));
+    let (_progress, mut steps) = open(&*face, &from, "steps").await.unwrap();
+    let mut push = transfer(store(SEED), registry("daemon.test/seed:1", Default::default()));
     push.options = Some(hops::proto::containerd::services::transfer::v1::TransferOptions {
         progress_stream: "steps".into(),
     });
     face.handle(&from, push).await.unwrap();
     let mut events = Vec::new();
-    while let Ok(Some(step)) =
-        tokio::time::timeout(std::time::Duration::from_millis(200), steps.next()).await
-    {
+    // The steps end with the transfer.
+    while let Some(step) = steps.next().await {
         events.push(Progress::decode(step.unwrap().value.as_slice()).unwrap().event);
     }
     assert!(events.iter().any(|event| event == "uploading"), "{events:?}");
@@ -244,7 +195,7 @@ async fn an_image_goes_to_a_registry_and_comes_back() {
     let resolver = RegistryResolver { host_dir: other.display().to_string(), ..Default::default() };
     let pull = transfer(registry("client.test/seed:1", resolver.clone()), store(""));
     face.handle(&to, pull).await.unwrap();
-    assert_eq!(target(&*face, &to, "client.test/seed:1").await, target(&*face, &from, name).await);
+    assert_eq!(target(&*face, &to, "client.test/seed:1").await, target(&*face, &from, SEED).await);
     let lost = transfer(registry("daemon.test/seed:1", resolver), store(""));
     let refusal = face.handle(&to, lost).await.unwrap_err();
     assert_eq!(refusal.kind, Kind::Unavailable, "{refusal}");
@@ -253,18 +204,8 @@ async fn an_image_goes_to_a_registry_and_comes_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_client_says_who_it_is() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config {
-        root: dir.path().join("root"),
-        state: dir.path().join("state"),
-        address: dir.path().join("c.sock"),
-        ..Config::default()
-    };
-    let server = Server::listen(&config).unwrap();
-    let engine = Engine::open(&config, Spans::disabled()).await.unwrap();
-    let name = "docker.io/library/seed:1";
-    seed(&engine, "x", name);
-    tokio::spawn(server.serve(engine, Spans::disabled(), std::future::pending()));
-    let face: Arc<dyn Containerd> = Arc::new(wire::grpc::Client::new(&config.address));
+    let config = daemon::config(dir.path());
+    let face = served(&config, "x").await;
     let cx = Cx::background().in_namespace("x");
 
     let registry = support::Registry::serve(|request| {
@@ -298,7 +239,7 @@ async fn the_client_says_who_it_is() {
             ..Default::default()
         };
         let to = OciRegistry { reference: reference.clone(), resolver: Some(resolver) };
-        let pushed = face.handle(&cx, transfer(store(name), any(&to))).await;
+        let pushed = face.handle(&cx, transfer(store(SEED), any(&to))).await;
         match (pushed, fails) {
             (Ok(_), None) => {}
             (Err(e), Some(words)) if e.kind == Kind::Unauthenticated => {

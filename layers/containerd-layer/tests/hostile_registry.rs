@@ -15,22 +15,33 @@ use containerd_layer::{
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
 use support::{
-    Image, Registry, Reply, Request, assert_nothing_half_done, image, store_with, tar_of,
+    Image, Registry, Reply, Request, archive, assert_nothing_half_done, image, store_with, tar_of,
     two_layers,
 };
 
-/// How long these registries may be silent.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// How long a registry may be silent that answers at once: longer than a busy machine holds it up.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long those may be silent that are.
+const LITTLE: Duration = Duration::from_secs(1);
 /// Long enough for every try that is due, and too short for a loop without end.
-const BOUND: Duration = Duration::from_secs(30);
+const BOUND: Duration = Duration::from_secs(300);
 
 /// Pulls `x:1` of what `answer` serves, and expects an error that names the host within the bound.
 async fn refused(
     name: &str,
     answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
 ) -> (Error, Registry) {
+    refused_within(PATIENCE, name, answer).await
+}
+
+/// The same with a registry that may be silent for `patience`.
+async fn refused_within(
+    patience: Duration,
+    name: &str,
+    answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+) -> (Error, Registry) {
     let registry = Registry::serve(answer).await;
-    let (_dir, store) = store_with(None, PATIENCE);
+    let (_dir, store) = store_with(None, patience);
     let mut pull = Pull::new("ns", &format!("{}/x:1", registry.host));
     let (username, password) = ("u".to_owned(), "p".to_owned());
     pull.access.credential = Some(Credential::Basic { username, password });
@@ -69,7 +80,7 @@ async fn silence_and_trickles() {
                 late: if r.path.contains("/manifests/") { BOUND } else { Duration::ZERO },
                 ..reply
             },
-            "no answer within 250ms",
+            "no answer within 1s",
         ),
         (
             "a manifest that drips",
@@ -77,7 +88,7 @@ async fn silence_and_trickles() {
                 drip: r.path.contains("/manifests/").then_some(Duration::from_millis(20)),
                 ..reply
             },
-            "bytes in 250ms",
+            "bytes in 1s",
         ),
         (
             "a layer that drips",
@@ -85,7 +96,7 @@ async fn silence_and_trickles() {
                 drip: (reply.body.len() > 100_000).then_some(Duration::from_millis(20)),
                 ..reply
             },
-            "bytes in 250ms",
+            "bytes in 1s",
         ),
         (
             "a layer that stops",
@@ -97,7 +108,7 @@ async fn silence_and_trickles() {
                 }
                 reply
             },
-            "only 1000 bytes in 250ms",
+            "only 1000 bytes in 1s",
         ),
         (
             "a layer that is cut at once",
@@ -112,8 +123,8 @@ async fn silence_and_trickles() {
     ];
     let tried = cases.map(|(name, slow, words)| async move {
         let image = two_layers();
-        let (error, registry) =
-            refused(name, move |request| slow(request, image.answer(request))).await;
+        let answer = move |request: &Request| slow(request, image.answer(request));
+        let (error, registry) = refused_within(LITTLE, name, answer).await;
         assert_eq!(error.kind, Kind::Unavailable, "{name}: {error}");
         assert!(error.message.contains(words), "{name}: {error}");
         assert!(error.message.contains(&registry.host), "{name}: {error}");
@@ -266,7 +277,7 @@ async fn patience_that_is_asked_for() {
         }
     })
     .await;
-    let (_dir, store) = store_with(None, Duration::from_secs(10));
+    let (_dir, store) = store_with(None, PATIENCE);
     store.pull(Pull::new("ns", &format!("{}/x:1", registry.host))).await.unwrap();
     assert!(begun.elapsed() >= Duration::from_secs(1), "Retry-After was not heeded");
 
@@ -347,7 +358,7 @@ async fn sizes_that_contradict_each_other() {
     // The same layer twice is an image like others.
     let served = good.clone();
     let registry = Registry::serve(move |request| served.answer(request)).await;
-    let (_dir, store) = store_with(None, Duration::from_secs(5));
+    let (_dir, store) = store_with(None, PATIENCE);
     store.pull(Pull::new("ns", &format!("{}/x:1", registry.host))).await.unwrap();
     assert_eq!(store.snapshots("").unwrap().list("ns", &Filters::default()).unwrap().len(), 2);
     // The same layer in two sizes is not.
@@ -411,7 +422,7 @@ fn answer_buried(image: &Image, request: &Request) -> Reply {
 async fn indexes_in_indexes() {
     let image = buried(3);
     let registry = Registry::serve(move |request| answer_buried(&image, request)).await;
-    let (_dir, store) = store_with(None, Duration::from_secs(5));
+    let (_dir, store) = store_with(None, PATIENCE);
     store.pull(Pull::new("ns", &format!("{}/x:1", registry.host))).await.unwrap();
 
     let image = buried(40);
@@ -419,23 +430,6 @@ async fn indexes_in_indexes() {
     assert_eq!(error.kind, Kind::InvalidArgument);
     assert!(error.message.contains("more than 8 indexes stand in each other"), "{error}");
     assert!(registry.asked("GET", "") < 12);
-}
-
-/// The same image as an archive.
-fn archive(image: &Image) -> Vec<u8> {
-    let index = format!(
-        r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
-        descriptor(&image.media_type, &image.manifest)
-    );
-    let top = Digest::of(&image.manifest).to_string();
-    let blobs = image.blobs.iter().chain([(&top, &image.manifest)]);
-    let mut files: Vec<(String, &[u8])> = blobs
-        .map(|(digest, bytes)| (format!("blobs/{}", digest.replace(':', "/")), bytes.as_slice()))
-        .collect();
-    files.push(("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#));
-    files.push(("index.json".to_owned(), index.as_bytes()));
-    let files: Vec<_> = files.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
-    tar_of(&files)
 }
 
 #[tokio::test]
@@ -448,7 +442,7 @@ async fn indexes_in_indexes_in_archives() {
             name: Some("r.test/x:1".to_owned()),
             ..Import::default()
         };
-        let archive = std::io::Cursor::new(archive(&buried(depth)));
+        let archive = std::io::Cursor::new(archive::oci(&buried(depth)));
         let result = store.import(archive, import).await;
         assert_eq!(result.is_err(), fails, "{depth}: {result:?}");
         if let Err(error) = result {

@@ -7,7 +7,7 @@ use hops::{
     Handle, HandleStream,
     proto::containerd::services::{
         containers::v1::ListContainersRequest,
-        content::v1::{ListContentRequest, ListStatusesRequest},
+        content::v1::{Info as Blob, ListContentRequest, ListStatusesRequest},
         images::v1::ListImagesRequest,
         leases::v1::{ListRequest, ListResourcesRequest},
         snapshots::v1::{Info, Kind, ListSnapshotsRequest, MountsRequest},
@@ -19,7 +19,7 @@ use std::{
     path::PathBuf,
 };
 
-fn blob(config: &Config, digest: &str) -> PathBuf {
+pub(crate) fn blob(config: &Config, digest: &str) -> PathBuf {
     let hex = digest.strip_prefix("sha256:").unwrap();
     config.root.join("io.containerd.content.v1.content/blobs/sha256").join(hex)
 }
@@ -29,19 +29,19 @@ fn names(dir: PathBuf) -> BTreeSet<String> {
     entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
 }
 
-/// The blobs of a namespace with their sizes: each is on the disk, whole.
-async fn contents(client: &Client, config: &Config) -> BTreeMap<String, String> {
+/// The blobs of a namespace: each is on the disk, whole.
+pub(crate) async fn contents(client: &Client, config: &Config) -> Vec<Blob> {
     let no_input = hops::op::no_input();
     let mut listed =
         client.wire.stream(&client.cx, ListContentRequest::default(), no_input).await.unwrap();
-    let mut found = BTreeMap::new();
+    let mut found = Vec::new();
     while let Some(some) = listed.next().await {
         for info in some.unwrap().info {
             let bytes = fs::read(blob(config, &info.digest))
                 .unwrap_or_else(|e| panic!("{} is listed: {e}", info.digest));
             assert_eq!(Digest::of(&bytes).to_string(), info.digest, "half a blob");
             assert_eq!(bytes.len() as i64, info.size, "{}", info.digest);
-            found.insert(info.digest, info.size.to_string());
+            found.push(info);
         }
     }
     // Unfinished writes can be listed, and each is one.
@@ -111,36 +111,38 @@ pub(crate) async fn records(client: &Client) -> BTreeMap<String, String> {
     found
 }
 
-/// The images of a client that pulls: each has all of its content, and its layers as snapshots.
+/// The images of a client that pulls or imports: each has all of its content, and its layers as snapshots.
 pub(crate) async fn pulled(client: &Client, config: &Config) -> BTreeMap<String, String> {
     let there = contents(client, config).await;
+    let there: BTreeSet<_> = there.iter().map(|blob| blob.digest.as_str()).collect();
     let layers = snapshots(client, "overlayfs").await;
     let listed = client.wire.handle(&client.cx, ListImagesRequest::default()).await.unwrap();
     let mut found = BTreeMap::new();
     for image in listed.images {
         let target = image.target.unwrap().digest;
-        assert!(there.contains_key(&target), "{} has no manifest", image.name);
+        assert!(there.contains(target.as_str()), "{} has no manifest", image.name);
         let manifest = Manifest::parse(&fs::read(blob(config, &target)).unwrap()).unwrap();
         let parts = manifest.layers.iter().chain([&manifest.config]);
         for part in parts {
-            assert!(there.contains_key(part.digest.as_str()), "{} lacks {part:?}", image.name);
+            assert!(there.contains(part.digest.as_str()), "{} lacks {part:?}", image.name);
         }
         assert!(layers.len() >= manifest.layers.len(), "{} is not unpacked", image.name);
-        found.insert(image.name, "pulled".to_owned());
+        found.insert(image.name, "whole".to_owned());
     }
     found
 }
 
 /// The blobs that the client wrote.
 pub(crate) async fn own_blobs(client: &Client, config: &Config) -> BTreeMap<String, String> {
-    contents(client, config).await
+    let blobs = contents(client, config).await;
+    blobs.into_iter().map(|blob| (blob.digest, blob.size.to_string())).collect()
 }
 
 /// Nothing is in the directories that no namespace knows.
 pub(crate) async fn nothing_dangles(clients: &[&Client], config: &Config) {
     let mut digests = BTreeSet::new();
     for client in clients {
-        digests.extend(contents(client, config).await.into_keys());
+        digests.extend(contents(client, config).await.into_iter().map(|blob| blob.digest));
     }
     let files = names(blob(config, "sha256:"));
     let known: BTreeSet<String> = digests.iter().map(|d| d["sha256:".len()..].to_owned()).collect();

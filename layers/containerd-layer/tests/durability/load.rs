@@ -1,7 +1,11 @@
 //! The load that a daemon is killed under: clients that each work in a namespace of their own, one
 //! call after another, and note what they were told.
 
-use super::{ledger::Ledger, random::Random};
+use super::{
+    ledger::Ledger,
+    random::Random,
+    support::transfer::{any, transfer},
+};
 use containerd_layer::Digest;
 use futures_util::{StreamExt, stream};
 use hops::{
@@ -21,7 +25,6 @@ use hops::{
                 snapshots::v1::{
                     CommitSnapshotRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
                 },
-                transfer::v1::TransferRequest,
             },
             types::{
                 Descriptor, Mount,
@@ -30,11 +33,10 @@ use hops::{
         },
     },
 };
-use prost::{Message, Name};
 use std::{collections::HashMap, fs, path::PathBuf};
 
 /// What a snapshot, a blob or a lease is kept by.
-const ROOT: &str = "containerd.io/gc.root";
+pub(crate) const ROOT: &str = "containerd.io/gc.root";
 
 /// A client's call was cut off, or refused.
 pub(crate) type Cut = Result<(), HopError>;
@@ -52,10 +54,6 @@ fn labels(value: &str) -> HashMap<String, String> {
     HashMap::from([(ROOT.to_owned(), value.to_owned())])
 }
 
-fn any<M: Message + Name>(message: &M) -> Any {
-    Any { type_url: M::full_name(), value: message.encode_to_vec() }
-}
-
 /// Where the files of a snapshot are written, from its mounts.
 pub(crate) fn directory(mounts: &[Mount]) -> PathBuf {
     let option = |key: &str| mounts[0].options.iter().find_map(|o| o.strip_prefix(key));
@@ -64,12 +62,12 @@ pub(crate) fn directory(mounts: &[Mount]) -> PathBuf {
 
 impl Client {
     /// A name that was not used before in its namespace.
-    fn name(&mut self, kind: &str) -> String {
+    pub(crate) fn name(&mut self, kind: &str) -> String {
         format!("{kind}-{:x}", self.random.next())
     }
 
     /// Something that is there, of those whose names begin so.
-    fn any_of(&mut self, kind: &str) -> Option<(String, String)> {
+    pub(crate) fn any_of(&mut self, kind: &str) -> Option<(String, String)> {
         let mut there = self.ledger.present();
         there.retain(|(name, _)| name.starts_with(kind));
         (!there.is_empty()).then(|| there.swap_remove(self.random.below(there.len())))
@@ -77,7 +75,7 @@ impl Client {
 
     /// Whether something is to go: more often when much is there, so that a long run is as fast at
     /// its end as it was to begin with.
-    fn is_time_to_remove(&mut self) -> bool {
+    pub(crate) fn is_time_to_remove(&mut self) -> bool {
         let crowd = self.ledger.present().len();
         self.random.below(60) < 20 + crowd
     }
@@ -286,17 +284,13 @@ impl Client {
             self.ledger.done(&name, None);
             return Ok(());
         }
-        self.ledger.begun(&name, Some("pulled"));
+        self.ledger.begun(&name, Some("whole"));
         let unpacks = vec![UnpackConfiguration::default()];
         let store = ImageStore { name: name.clone(), unpacks, ..Default::default() };
         let registry = OciRegistry { reference: name.clone(), resolver: None };
-        let pull = TransferRequest {
-            source: Some(any(&registry)),
-            destination: Some(any(&store)),
-            options: None,
-        };
+        let pull = transfer(any(&registry), any(&store));
         self.wire.handle(&self.cx, pull).await?;
-        self.ledger.done(&name, Some("pulled"));
+        self.ledger.done(&name, Some("whole"));
         Ok(())
     }
 }

@@ -2,8 +2,10 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+pub(crate) mod archive;
 pub(crate) mod distribution;
 pub(crate) mod pki;
+pub(crate) mod transfer;
 
 use containerd_layer::{Digest, Store, images::registry::Options};
 use std::{

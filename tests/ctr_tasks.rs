@@ -11,12 +11,13 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     process::{Command, Stdio},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
 use regex::Regex;
 
-use rig::{Rig, eventually, need};
+use rig::{HANG, Rig, eventually, need};
 use table::{
     Side, compare,
     sides::{Leftovers, on_both, sides},
@@ -322,27 +323,28 @@ fn events(side: &Side, table: &str) -> Vec<String> {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = BufReader::new(listener.stdout.take().unwrap()).lines();
+    let (tell, said) = mpsc::channel();
+    let lines = BufReader::new(listener.stdout.take().unwrap()).lines();
+    std::thread::spawn(move || lines.map_while(Result::ok).all(|line| tell.send(line).is_ok()));
     // It listens once it hears of something.
-    for n in 0.. {
+    let mut n = 0;
+    eventually(|| {
+        n += 1;
         let created = side.run(&format!("ns create heard-{n}"), "");
         assert_eq!(created.code, 0, "{}", created.stderr);
-        std::thread::sleep(Duration::from_millis(100));
-        if n == 5 {
-            break;
-        }
-    }
+        said.recv_timeout(Duration::from_millis(100)).is_ok()
+    });
     for line in table.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let begun = Instant::now();
         while side.run(line, "").code != 0 {
-            assert!(begun.elapsed() < Duration::from_secs(10), "{line}");
+            assert!(begun.elapsed() < HANG, "{line}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
     let mut heard = Vec::new();
     side.run("ns create last", "");
     loop {
-        let line = side.normal(&said.next().unwrap().unwrap());
+        let line = side.normal(&said.recv_timeout(HANG).unwrap());
         if line.contains("\"name\":\"last\"") {
             break;
         }
@@ -436,7 +438,7 @@ fn terminals() {
             let command = format!("ctr {} {line}", words.collect::<Vec<_>>().join(" "));
             // A terminal for ctr itself.
             let out = Command::new("timeout")
-                .args(["20", "script", "-qec", &side.filled(&command), "/dev/null"])
+                .args(["120", "script", "-qec", &side.filled(&command), "/dev/null"])
                 .stdin(Stdio::null())
                 .output()
                 .unwrap();

@@ -67,7 +67,7 @@ fn a_real_dockerd_runs_containers() {
         let stats =
             docker.ok(&["stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", "c1"]);
         assert!(stats.contains("/ 64MiB 1"), "{runtime}: {stats}");
-        assert!(docker.ok(&["top", "c1"]).contains("sleep 1000"));
+        eventually(|| docker.ok(&["top", "c1"]).contains("sleep 1000"));
         docker.ok(&["pause", "c1"]);
         assert_eq!(inspect(&docker, "c1", ".State.Status"), "paused", "{runtime}");
         let refused = docker.run(&["exec", "c1", "true"]);

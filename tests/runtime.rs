@@ -14,7 +14,7 @@ use std::{
 };
 
 use machine::{Watch, skip};
-use rig::{Client, IMAGE, Rig, need};
+use rig::{Client, IMAGE, Rig, eventually, need};
 
 /// The value of a cgroup file on v1 or on v2, as the container sees it.
 const LIMITS: &str = "cd /sys/fs/cgroup
@@ -92,7 +92,7 @@ fn docker_drives_a_running_container() {
     docker.ok(&["update", "--memory", "32m", "--memory-swap", "64m", "--pids-limit", "20", "c1"]);
     let said = docker.ok(&["exec", "c1", "sh", "-c", LIMITS]);
     assert!(said.starts_with("33554432\n20\n"), "{said}");
-    assert!(docker.ok(&["top", "c1"]).contains("sleep 1000"));
+    eventually(|| docker.ok(&["top", "c1"]).contains("sleep 1000"));
     docker.ok(&["restart", "-t", "0", "c1"]);
     assert_eq!(docker.ok(&["exec", "c1", "echo", "again"]), "again\n");
     docker.ok(&["kill", "c1"]);

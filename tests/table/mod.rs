@@ -9,7 +9,7 @@
 //! | `~` | the exit code and every word, with any number as good as any other |
 //! | `#` | the exit code, the first line and how many lines there are |
 //! | `?` | the exit code |
-//! | `@` | every word, once it succeeds: it is tried for ten seconds |
+//! | `@` | every word, once it succeeds: it is tried until then |
 //! | `<text> ` | as without it; the text is standard input |
 //!
 //! Words are split at spaces; single quotes keep them together. `{n}` is the line's number, and
@@ -29,7 +29,7 @@ use std::{
 
 use regex::Regex;
 
-use crate::rig::{Client, Said};
+use crate::rig::{Client, HANG, Said};
 
 /// One of the two daemons.
 pub(crate) struct Side {
@@ -45,7 +45,7 @@ impl Side {
         let words = words(&self.filled(line));
         // What hangs on one side or both ends with a code of its own.
         let mut child = Command::new("timeout")
-            .args(["-k", "1", "30"])
+            .args(["-k", "1", "120"])
             .arg(&self.ctr.program)
             .args(&self.ctr.args)
             .args(&words)
@@ -147,7 +147,7 @@ pub(crate) fn compare(table: &str, sides: &[Side; 2]) {
         let [left, right] = sides.each_ref().map(|side| {
             let begun = Instant::now();
             let mut said = side.run(command, input);
-            while mark == "@" && said.code != 0 && begun.elapsed() < Duration::from_secs(10) {
+            while mark == "@" && said.code != 0 && begun.elapsed() < HANG {
                 std::thread::sleep(Duration::from_millis(50));
                 said = side.run(command, input);
             }

@@ -41,7 +41,7 @@ fn start(dir: &Path, config: &str) -> Result<(Daemon, String), String> {
         if child.try_wait().unwrap().is_some() {
             return Err(said());
         }
-        assert!(begun.elapsed() < Duration::from_secs(30), "it does not serve: {}", said());
+        assert!(begun.elapsed() < Duration::from_secs(120), "it does not serve: {}", said());
         thread::sleep(Duration::from_millis(10));
     }
 }

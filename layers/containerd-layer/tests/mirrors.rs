@@ -18,7 +18,7 @@ use support::{
     store_with, two_layers,
 };
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn good() -> Registry {
     let image = two_layers();

@@ -26,6 +26,11 @@ use support::{
     store, store_with, tar_of, two_layers,
 };
 
+/// How long a registry may be silent that answers at once: longer than a busy machine holds it up.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one may be silent that is.
+const LITTLE: Duration = Duration::from_secs(1);
+
 /// Puts an image into a store as if it had been pulled, and answers its manifest's descriptor.
 fn put(store: &Store, image: &Image) -> Descriptor {
     for blob in image.blobs.values() {
@@ -329,6 +334,7 @@ impl Memory {
 
 /// Pushes an image of two layers to a registry that `disturb` may answer for.
 async fn pushed(
+    patience: Duration,
     disturb: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static,
 ) -> (Result<Descriptor, Error>, Registry, Arc<Mutex<Memory>>) {
     let memory = Arc::new(Mutex::new(Memory::default()));
@@ -340,7 +346,7 @@ async fn pushed(
     })
     .await;
     host.lock().unwrap().clone_from(&registry.host);
-    let (_dir, store) = store_with(None, Duration::from_millis(500));
+    let (_dir, store) = store_with(None, patience);
     let name = format!("{}/x:1", registry.host);
     let target = put(&store, &two_layers());
     named(&store, &name, target);
@@ -350,7 +356,7 @@ async fn pushed(
 
 #[tokio::test]
 async fn what_a_registry_is_asked() {
-    let (result, registry, memory) = pushed(|_| None).await;
+    let (result, registry, memory) = pushed(PATIENCE, |_| None).await;
     let target = result.unwrap();
     let requests = registry.requests.lock().unwrap().clone();
     let order: Vec<_> =
@@ -371,11 +377,11 @@ async fn what_a_registry_is_asked() {
 #[tokio::test]
 async fn an_upload_that_is_cut_begins_again() {
     let tries = AtomicUsize::new(0);
-    let (result, registry, memory) = pushed(move |request| {
+    let (result, registry, memory) = pushed(LITTLE, move |request| {
         let blob = request.method == "PUT" && request.path.contains("/uploads/");
-        // The first two say nothing at all, and then hang up.
+        // The first two say nothing at all.
         (blob && tries.fetch_add(1, Ordering::SeqCst) < 2)
-            .then(|| Reply { late: Duration::from_secs(2), ..Reply::status(201) })
+            .then(|| Reply { late: PATIENCE, ..Reply::status(201) })
     })
     .await;
     result.unwrap();
@@ -436,7 +442,7 @@ async fn a_push_that_fails_leaves_no_image() {
         ),
     ];
     for (name, disturb, kind, words) in cases {
-        let (result, registry, memory) = pushed(disturb).await;
+        let (result, registry, memory) = pushed(PATIENCE, disturb).await;
         let error = result.unwrap_err();
         assert_eq!(error.kind, kind, "{name}: {error}");
         assert!(error.message.contains(words), "{name}: {error}");
@@ -535,7 +541,7 @@ async fn a_mirror_is_not_pushed_to() {
         upstream.host, mirror.host
     );
     describe(hosts.path(), "r.test", &text);
-    let (_dir, store) = store_with(Some(hosts.path()), Duration::from_secs(5));
+    let (_dir, store) = store_with(Some(hosts.path()), PATIENCE);
     let target = put(&store, &two_layers());
     named(&store, "r.test/x:1", target);
     store.push(Push::new("ns", "r.test/x:1")).await.unwrap();

@@ -6,7 +6,6 @@
 use std::{
     fs,
     io::{Read, Write},
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex},
@@ -58,6 +57,15 @@ delete) [ ! -e $home/pid ] || kill -9 $(cat $home/pid) 2>/dev/null; rm -rf $home
 esac
 "#;
 
+/// Makes `script` a program at `path`. Written here, a child of another test could keep it open and
+/// so from being executed.
+fn install(path: &Path, script: &str) {
+    let text = path.with_extension("text");
+    fs::write(&text, script).unwrap();
+    let mut install = Command::new("install");
+    assert!(install.arg(&text).arg(path).status().unwrap().success());
+}
+
 /// A containerd's directory: bundles, a runtime, and the socket for events.
 struct Daemon {
     dir: tempfile::TempDir,
@@ -98,9 +106,7 @@ impl Daemon {
             return None;
         }
         let daemon = Daemon { dir: tempfile::tempdir().unwrap(), events: Arc::default() };
-        let runtime = daemon.path("runtime");
-        fs::write(&runtime, RUNTIME).unwrap();
-        fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
+        install(&daemon.path("runtime"), RUNTIME);
         Some(daemon)
     }
 
@@ -443,11 +449,7 @@ fn info_tells_the_runtimes_features() {
     assert!(text.contains("failed to look up the path of"), "{text}");
 
     let features = |script: &str| {
-        let text = dir.path().join("text");
-        fs::write(&text, script).unwrap();
-        // Written here, a child of another test could keep it open and so from being executed.
-        let mut install = Command::new("install");
-        assert!(install.arg(&text).arg(&runtime).status().unwrap().success());
+        install(&runtime, script);
         let (asked, output) = info(&options);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let info = hops::proto::containerd::types::RuntimeInfo::decode(&*output.stdout).unwrap();

@@ -9,11 +9,11 @@ use std::{
     fs,
     path::Path,
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hops::{Cx, Handle, proto::runtime::v1::*};
-use support::{BUSYBOX, PAUSE, Peer};
+use support::{BUSYBOX, HANG, PAUSE, Peer};
 use wire::grpc::Client;
 
 /// A running `strata-cri`.
@@ -41,7 +41,8 @@ impl Program {
             .map(Program)
             .unwrap();
         let client = Client::new(&socket);
-        for _ in 0..200 {
+        let begun = Instant::now();
+        while begun.elapsed() < HANG {
             if client.handle(&Cx::background(), VersionRequest::default()).await.is_ok() {
                 return (program, client);
             }
@@ -113,7 +114,8 @@ async fn status(client: &Client, id: &str) -> ContainerStatus {
 
 /// Reads the numbers that a container wrote, once there are `enough`.
 async fn numbers(path: &Path, enough: usize) -> Vec<usize> {
-    for _ in 0..200 {
+    let begun = Instant::now();
+    while begun.elapsed() < HANG {
         let text = fs::read_to_string(path).unwrap_or_default();
         let numbers: Vec<usize> =
             text.lines().filter_map(|l| l.rsplit(' ').next()?.parse().ok()).collect();
@@ -148,7 +150,7 @@ async fn a_killed_program_finds_its_pods_their_ends_and_their_output() {
     let exec = ExecSyncRequest {
         container_id: ending.clone(),
         cmd: ["sh", "-c", "(sleep 0.5; touch /end) >/dev/null 2>&1 &"].map(str::to_owned).into(),
-        timeout: 10,
+        timeout: 100,
     };
     client.handle(&cx, exec).await.unwrap();
 
@@ -167,11 +169,9 @@ async fn a_killed_program_finds_its_pods_their_ends_and_their_output() {
     assert_eq!((&pods[0].id, &pods[0].labels), (&sandbox, &pod.labels));
     assert_eq!(pods[0].state(), PodSandboxState::SandboxReady);
     // Its end may still be noted when the program answers first.
+    let begun = Instant::now();
     let mut ended = status(&client, &ending).await;
-    for _ in 0..100 {
-        if ended.state() == ContainerState::ContainerExited {
-            break;
-        }
+    while ended.state() != ContainerState::ContainerExited && begun.elapsed() < HANG {
         tokio::time::sleep(Duration::from_millis(50)).await;
         ended = status(&client, &ending).await;
     }
@@ -179,7 +179,7 @@ async fn a_killed_program_finds_its_pods_their_ends_and_their_output() {
     assert_eq!(status(&client, &gone).await.exit_code, 4, "an end from before is remembered");
     let double = client.handle(&cx, run).await.unwrap_err();
     assert!(double.message.contains("is reserved for"), "{double}");
-    let exec = ExecSyncRequest { container_id: counting, cmd: vec!["id".into()], timeout: 10 };
+    let exec = ExecSyncRequest { container_id: counting, cmd: vec!["id".into()], timeout: 100 };
     assert_eq!(client.handle(&cx, exec).await.unwrap().exit_code, 0);
 
     client.handle(&cx, StopPodSandboxRequest { pod_sandbox_id: sandbox.clone() }).await.unwrap();

@@ -7,10 +7,10 @@ use std::{
     fs,
     path::Path,
     process::{Child, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, eventually};
 use serde_json::json;
 
 /// How many one after another, at once, and killed.
@@ -39,12 +39,7 @@ fn processes(dir: &Path) -> Vec<String> {
 }
 
 fn assert_nothing_is_left(bundle: &Bundle, ids: &[String]) {
-    let begun = Instant::now();
-    while !processes(bundle.path()).is_empty() {
-        let left = processes(bundle.path());
-        assert!(begun.elapsed() < Duration::from_secs(10), "processes are left: {left:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    eventually("no process is left", || processes(bundle.path()).is_empty());
     let records = fs::read_dir(bundle.path().join("root"));
     let records: Vec<_> = records.into_iter().flatten().flatten().map(|e| e.file_name()).collect();
     assert!(records.is_empty(), "records are left: {records:?}");

@@ -4,7 +4,7 @@ use std::process::{Child, Command};
 
 use nix::sched::{CloneFlags, unshare};
 
-use crate::bundle::{Bundle, Said};
+use crate::bundle::{Bundle, Said, eventually};
 use serde_json::{Value, json};
 
 /// Runs `ip` with `args`; what it says.
@@ -83,8 +83,7 @@ fn a_device_moves_with_its_addresses_and_its_new_name() {
         assert!(said.out.ends_with("\n1\n"), "{said:?}");
         assert!(!here("strata0") && !here("inside"));
         // It ended with the container's namespace, which the kernel takes down in its own time.
-        let mut waits = (0..1000).map(|_| std::thread::sleep(std::time::Duration::from_millis(10)));
-        assert!(waits.any(|()| !here("strata0p")), "its peer is left");
+        eventually("its peer is gone", || !here("strata0p"));
         b.assert_gone();
     });
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, eventually};
 use serde_json::json;
 
 #[test]
@@ -66,6 +66,9 @@ fn exec_joins_the_container() {
     let Some(b) = Bundle::new("sleep 1000") else { return };
     assert_eq!(b.create().code, 0);
     assert_eq!(b.call(&["start", &b.id]).code, 0);
+    // The shell becomes the program in its own time.
+    let program = format!("/proc/{}/cmdline", b.state("pid"));
+    eventually("it sleeps", || fs::read(&program).is_ok_and(|line| line.starts_with(b"sleep")));
     let said = b.call(&[
         "exec",
         "--cwd",
@@ -140,7 +143,7 @@ fn hooks_run_at_their_moments_with_the_state() {
             "read -r state; case $state in *'\"status\":\"'*) echo {name} >> {};; esac",
             order.display()
         );
-        json!([{"path": "/bin/busybox", "args": ["sh", "-c", script], "timeout": 10}])
+        json!([{"path": "/bin/busybox", "args": ["sh", "-c", script], "timeout": 100}])
     };
     let inside = json!([{"path": "/bin/sh", "args": ["sh", "-c", "read -r s; echo startContainer >> /order"]}]);
     b.config["hooks"] = json!({
@@ -169,7 +172,7 @@ fn hooks_run_at_their_moments_with_the_state() {
 fn a_hook_that_fails_or_hangs_fails_create() {
     let Some(mut b) = Bundle::new("true") else { return };
     for (args, timeout, text) in [
-        (json!(["sh", "-c", "exit 3"]), 10, "exit status 3"),
+        (json!(["sh", "-c", "exit 3"]), 100, "exit status 3"),
         (json!(["sleep", "100"]), 1, "hook ran past specified timeout"),
     ] {
         b.config["hooks"] =
@@ -297,12 +300,7 @@ fn an_ordinary_users_container_is_killed_as_a_whole() {
     let pid: i32 = fs::read_to_string(b.path().join("pid")).unwrap().parse().unwrap();
     assert!(call(&["kill", "--all", &b.id, "KILL"]).success());
     let status = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    for _ in 0..2000 {
-        if !status().contains("State:") || status().contains("State:\tZ") {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    eventually("it ends", || !status().contains("State:") || status().contains("State:\tZ"));
     assert!(call(&["delete", &b.id]).success(), "it still runs: {}", status());
     assert!(call(&["kill", "--all", &b.id, "KILL"]).code() == Some(1), "it does not exist");
 }

@@ -30,7 +30,7 @@ def serve(fd):
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1])
 listener.listen()
-listener.settimeout(20)
+listener.settimeout(120)
 print("ready", flush=True)
 for _ in range(int(sys.argv[2])):
     connection, _ = listener.accept()

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
-use crate::bundle::{Bundle, Said};
+use crate::bundle::{Bundle, Said, eventually};
 use serde_json::{Value, json};
 
 const BUS: &str = "/usr/bin/dbus-daemon";
@@ -59,15 +59,7 @@ fn says(dir: &Path, file: &str) -> String {
 
 /// Whether systemd knows nothing of `unit`, and no hierarchy has a cgroup of it.
 fn assert_no_unit(unit: &str) {
-    let mut load = String::new();
-    for _ in 0..200 {
-        load = show(unit)["LoadState"].clone();
-        if load == "not-found" {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    assert_eq!(load, "not-found", "{unit}: {:?}", show(unit));
+    eventually("the unit is not found", || show(unit)["LoadState"] == "not-found");
     let found = Command::new("find")
         .args(["/sys/fs/cgroup", "-type", "d", "-name", unit])
         .output()

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, eventually};
 use serde_json::{Value, json};
 
 /// A bundle whose cgroup is named after it; `None`, with the reason printed, elsewhere.
@@ -149,13 +149,7 @@ fn every_process_is_in_the_cgroup_and_kill_all_finds_it() {
     let born = fs::read_to_string(format!("/proc/{}/cgroup", b.state("pid"))).unwrap();
     assert_eq!(born, cgroup);
     assert_eq!(b.call(&["start", &b.id]).code, 0);
-    for _ in 0..500 {
-        if says(&b, "cgroup.procs").lines().count() == 3 {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    assert_eq!(says(&b, "cgroup.procs").lines().count(), 3);
+    eventually("three processes", || says(&b, "cgroup.procs").lines().count() == 3);
     let mut exec = b.runc(&["exec", "--detach", "--pid-file", "pid", &b.id, "sleep", "1000"]);
     // The process outlives the command and would keep a pipe open.
     exec.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
@@ -165,13 +159,7 @@ fn every_process_is_in_the_cgroup_and_kill_all_finds_it() {
     assert_eq!(b.call(&["pause", &b.id]).code, 0);
     assert_eq!(b.call(&["kill", "--all", &b.id, "KILL"]).code, 0, "also of a paused container");
     b.wait_for("stopped");
-    for _ in 0..500 {
-        if says(&b, "cgroup.events").contains("populated 0") {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    assert!(says(&b, "cgroup.events").contains("populated 0"));
+    eventually("it is empty", || says(&b, "cgroup.events").contains("populated 0"));
     assert_eq!(b.call(&["delete", &b.id]).code, 0);
     b.assert_gone();
 }

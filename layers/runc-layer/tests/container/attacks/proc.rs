@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::bundle::{Bundle, Said};
+use crate::bundle::{Bundle, Said, eventually};
 use serde_json::{Value, json};
 
 fn replace_proc(b: &Bundle, target: &str) {
@@ -152,12 +152,7 @@ fn cve_2025_52881_writes_to_proc_go_elsewhere() {
     b.config["linux"]["maskedPaths"] = json!([]);
     assert_eq!(b.create().code, 0);
     assert_eq!(b.call(&["start", &b.id]).code, 0);
-    for _ in 0..1000 {
-        if b.rootfs().join("tmp/ready").exists() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    eventually("proc is covered", || b.rootfs().join("tmp/ready").exists());
     let process = json!({"args": ["true"], "cwd": "/", "env": ["PATH=/bin"],
         "user": {"uid": 0, "gid": 0}, "oomScoreAdj": 321});
     fs::write(b.path().join("process.json"), process.to_string()).unwrap();

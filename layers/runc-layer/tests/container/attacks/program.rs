@@ -12,7 +12,10 @@ fn cve_2019_5736_the_runtimes_program_is_written() {
     let Some(mut b) = Bundle::new("exec sleep 1000") else { return };
     b.config["root"]["readonly"] = json!(false);
     let runtime = b.path().join("runtime");
-    fs::copy(bundle::program(), &runtime).unwrap();
+    // Copied by another process: a child that is just being made elsewhere could keep it open for
+    // writing, and so from being executed.
+    let mut copy = std::process::Command::new("cp");
+    assert!(copy.arg(bundle::program()).arg(&runtime).status().unwrap().success());
     let before = fs::read(&runtime).unwrap();
     let root = b.path().join("root");
     let _ = b.runc(&["list"]);
@@ -33,20 +36,13 @@ fn cve_2019_5736_the_runtimes_program_is_written() {
     args.extend([b.id.as_str(), "sh", "-c", attack]);
     let mut command = b.runc(&args);
     let attacker = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
-    for _ in 0..2000 {
-        if b.rootfs().join("tmp/held").exists() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    bundle::eventually("it holds the file", || b.rootfs().join("tmp/held").exists());
     assert_eq!(b.call(&["start", &b.id]).code, 0);
     let running = || {
         let pid = b.state("pid");
         fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.starts_with(b"sleep"))
     };
-    while !running() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    bundle::eventually("it runs", running);
     fs::write(b.rootfs().join("tmp/go"), "").unwrap();
     let said = attacker.wait_with_output().unwrap();
     let err = String::from_utf8_lossy(&said.stderr);

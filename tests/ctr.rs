@@ -1,6 +1,6 @@
 //! ctr, line by line, on a real containerd and on strata-containerd: what is kept. Exit codes, tables
 //! and the texts of errors must be the same. The notation is in `table/mod.rs`; what runs is in
-//! `ctr_tasks.rs`.
+//! `ctr_tasks.rs`, `ctr_diffs.rs` and `ctr_told.rs`.
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 

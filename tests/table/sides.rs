@@ -78,13 +78,31 @@ impl Drop for Leftovers<'_> {
     }
 }
 
-/// Runs `table` on daemons of its own.
-pub(crate) fn on_both(name: &str, table: &str) {
+/// Has `test` drive daemons of its own.
+pub(crate) fn with_sides(name: &str, test: impl FnOnce(&[Side; 2])) {
     need!("containerd", "ctr", "busybox", "containerd-shim-runc-v2", "runc", "timeout");
     let mut rig = Rig::new(name);
     let sides = sides(&mut rig);
     let leftovers = Leftovers::of(&sides);
-    compare(table, &sides);
+    test(&sides);
     drop(leftovers);
     rig.end();
 }
+
+/// Runs `table` on daemons of its own.
+pub(crate) fn on_both(name: &str, table: &str) {
+    with_sides(name, |sides| compare(table, sides));
+}
+
+/// Has the container `a` run until it is ended.
+pub(crate) const A_RUNS: &str = "
+    images import {archive}
+    run -d --runtime {runtime} {image} a sleep 1000
+";
+
+/// Ends the container `a`.
+pub(crate) const A_ENDS: &str = "
+    tasks kill -s KILL a
+    @ tasks rm a
+    containers rm a
+";

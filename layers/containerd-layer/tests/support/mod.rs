@@ -5,6 +5,7 @@
 pub(crate) mod archive;
 pub(crate) mod distribution;
 pub(crate) mod pki;
+pub(crate) mod stored;
 pub(crate) mod transfer;
 
 use containerd_layer::{Digest, Store, images::registry::Options};

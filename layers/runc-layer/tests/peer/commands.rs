@@ -91,6 +91,7 @@ fn without_a_container() {
         ps {id}
         ps -f json {id}
         pause {id}
+        checkpoint {id}
         resume {id}
         update --memory 1 {id}
         update --memory x {id}

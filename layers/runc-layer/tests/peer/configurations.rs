@@ -105,7 +105,7 @@ fn sections() {
         config /process/selinuxLabel \"a:b:c:d\"
         !field run {id}
         config /linux/mountLabel \"x\" /process/args [\"true\"]
-        !label run {id}
+        !mount run {id}
         config /linux/maskedPaths [] /linux/readonlyPaths [] /linux/namespaces [{\"type\":\"pid\"}]
         !field run {id}
         config /linux/namespaces [{\"type\":\"pid\"}]

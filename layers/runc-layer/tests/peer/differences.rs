@@ -1,7 +1,7 @@
 //! Where strata-runc's words are meant to be others than runc 1.1's, and why.
 
 /// What a table's line has in front, whether the exit code may be another as well, and the reason.
-pub(crate) const ALLOWED: [(&str, bool, &str); 21] = [
+pub(crate) const ALLOWED: [(&str, bool, &str); 20] = [
     ("field", false, "the document and the path of the field stand before runc's words"),
     ("early", false, "what cannot work is refused before anything is made for it"),
     ("mount", false, "runc mounts through a descriptor whose number it tells"),
@@ -20,7 +20,6 @@ pub(crate) const ALLOWED: [(&str, bool, &str); 21] = [
     ("ids", true, "ids go up to the kernel's 2^32-2, as in runc 1.3"),
     ("strict", true, "the specification has absolute paths and timeouts above zero only"),
     ("oom", true, "the limit is there before the process, which the kernel kills"),
-    ("label", true, "mountLabel is ignored without SELinux"),
     ("weight", true, "a weight that the specification does not have is refused"),
     ("bind", true, "a mount of type bind without options is a bind mount"),
 ];

@@ -21,6 +21,7 @@ use hops::{
             task::v2::*, v1::types::Status,
         },
     },
+    shim::{TASK_V2, TASK_V3},
 };
 use prost::{Message, Name};
 use wire::{socket::path_of, ttrpc::Client};
@@ -409,14 +410,15 @@ async fn a_containerd_that_sends_params_gets_version_3() {
     // The second call finds the shim of the first.
     assert_eq!(BootstrapResult::decode(&*start()).unwrap(), result);
 
-    let client = Client::connect_as(&socket, hops::shim::TASK_V3).await.unwrap();
+    let named = |name| Client::connect_as(&socket, TASK_V2, name);
+    let client = named(TASK_V3).await.unwrap();
     let pid = ask(&client, daemon.create("v3")).await.unwrap().pid;
     let state = || StateRequest { id: "v3".into(), ..Default::default() };
     assert_eq!(ask(&client, state()).await.unwrap().pid, pid);
     // A daemon of before finds the same shim.
     let old = Client::connect(&socket).await.unwrap();
     assert_eq!(ask(&old, state()).await.unwrap().pid, pid);
-    let unknown = Client::connect_as(&socket, "containerd.runtime.sandbox.v1.Sandbox").await;
+    let unknown = named("containerd.services.transfer.v1.Transfer").await;
     let error = ask(&unknown.unwrap(), state()).await.unwrap_err();
     assert_eq!(error.kind, Kind::Unimplemented);
 

@@ -5,6 +5,7 @@ use crate::error::At;
 use hops::{
     Cx, Handle, Result,
     rpc::RpcOp,
+    shim::TASK_V2,
     trace::{Spans, Traced},
 };
 use std::{
@@ -42,7 +43,7 @@ impl Shim {
     /// `Unavailable` when nobody serves it.
     pub(super) async fn connect(endpoint: &Endpoint, spans: Spans) -> Result<Shim> {
         let path = socket::path_of(&endpoint.address);
-        let client = Client::connect_as(&path, endpoint.service()).await?;
+        let client = Client::connect_as(&path, TASK_V2, endpoint.service()).await?;
         let traced = Traced::caller(client.clone(), spans);
         Ok(Shim(Arc::new(Connection { endpoint: endpoint.clone(), client, traced })))
     }

@@ -33,8 +33,8 @@ struct Connection {
     writer: tokio::sync::Mutex<OwnedWriteHalf>,
     calls: Arc<Mutex<Calls>>,
     next: AtomicU32,
-    /// The name of the service where it is not the verbs' own.
-    service: Option<&'static str>,
+    /// A service whose name at the server is another than in its table, and that name.
+    renamed: Option<(&'static str, &'static str)>,
     reader: AbortHandle,
     /// Errs once the reader has ended, which holds the other end.
     lost: watch::Receiver<()>,
@@ -52,15 +52,19 @@ impl Client {
         Client::to(path, None).await
     }
 
-    /// [`Client::connect`] to a server that knows the verbs' service under the name `service`.
+    /// [`Client::connect`] to a server that knows the table's `service` under the name `name`.
     ///
     /// # Errors
     /// As [`Client::connect`].
-    pub async fn connect_as(path: &Path, service: &'static str) -> Result<Client> {
-        Client::to(path, Some(service)).await
+    pub async fn connect_as(
+        path: &Path,
+        service: &'static str,
+        name: &'static str,
+    ) -> Result<Client> {
+        Client::to(path, Some((service, name))).await
     }
 
-    async fn to(path: &Path, service: Option<&'static str>) -> Result<Client> {
+    async fn to(path: &Path, renamed: Option<(&'static str, &'static str)>) -> Result<Client> {
         let stream = socket::connect(path)
             .await
             .map_err(|e| HopError::new(Kind::Unavailable, e.to_string()).because(e))?;
@@ -77,7 +81,7 @@ impl Client {
             writer: tokio::sync::Mutex::new(writer),
             calls,
             next: AtomicU32::new(1),
-            service,
+            renamed,
             reader,
             lost,
         })))
@@ -104,8 +108,10 @@ impl Client {
         // Whoever gives up, at the deadline or by dropping the call, takes its entry along.
         let _entry = Entry { calls: &self.0.calls, stream };
         let mut request = Request::new(cx, path, payload);
-        if let Some(service) = self.0.service {
-            service.clone_into(&mut request.service);
+        if let Some((service, name)) = self.0.renamed
+            && request.service == service
+        {
+            name.clone_into(&mut request.service);
         }
         let mut buffer = BytesMut::new();
         Frame::of(stream, REQUEST, &request).encode(&mut buffer);

@@ -42,6 +42,7 @@ const PROTOCOLS: &[(&str, &[&str], &[&str])] = &[
             "github.com/containerd/containerd/api/events/content.proto",
             "github.com/containerd/containerd/api/events/image.proto",
             "github.com/containerd/containerd/api/events/namespace.proto",
+            "github.com/containerd/containerd/api/events/sandbox.proto",
             "github.com/containerd/containerd/api/events/snapshot.proto",
             "github.com/containerd/containerd/api/events/task.proto",
         ],
@@ -50,6 +51,7 @@ const PROTOCOLS: &[(&str, &[&str], &[&str])] = &[
         "containerd-shim-protos",
         &["vendor", "vendor/github.com/containerd/containerd/api"],
         &[
+            "github.com/containerd/containerd/api/runtime/sandbox/v1/sandbox.proto",
             "github.com/containerd/containerd/api/runtime/task/v2/shim.proto",
             "github.com/containerd/cgroups/v3/cgroup1/stats/metrics.proto",
             "github.com/containerd/cgroups/cgroup2/stats/metrics.proto",

@@ -2,7 +2,8 @@
 //!
 //! - [`runtime::v1`]: Kubernetes CRI. `v1alpha2` is the same messages under another package name
 //!   (Kubernetes 1.20–1.25 and containerd 1.6 cast one to the other), so it has no types here.
-//! - [`containerd`]: containerd's services, types and events, and the shim's `task.v2`.
+//! - [`containerd`]: containerd's services, types and events, and the shim's `task.v2` and
+//!   `runtime.sandbox.v1`.
 //! - [`cgroups`]: the metrics messages that travel inside containerd's `Any`.
 
 // Generated code: its documentation is the protocols' own, and its shape is not ours to choose.
@@ -24,7 +25,7 @@ pub use shim_generated::io::containerd::cgroups;
 /// containerd's messages.
 pub mod containerd {
     pub use super::containerd_generated::containerd::*;
-    pub use super::shim_generated::containerd::task;
+    pub use super::shim_generated::containerd::{runtime, task};
 }
 
 pub use containerd_generated::google;

@@ -2,11 +2,14 @@
 //!
 //! The wire is ttrpc on a unix socket, [`TASK_V2`]; the shim's own events go the other way over
 //! ttrpc, `containerd.services.events.ttrpc.v1.Events` ([`ShimEvents`]). Since containerd 2.0 the
-//! same messages travel under the name [`TASK_V3`].
+//! same messages travel under the name [`TASK_V3`]. Beside it stands, since containerd 1.7, the
+//! service of a sandbox, the group of containers that a shim has; a shim may lack it.
 
 use crate::{
     Hop,
-    proto::containerd::{services::events::ttrpc::v1::ForwardRequest, task::v2::*},
+    proto::containerd::{
+        runtime::sandbox::v1 as sandbox, services::events::ttrpc::v1::ForwardRequest, task::v2::*,
+    },
 };
 
 /// The service of [`Shim`].
@@ -36,6 +39,17 @@ crate::rpc_face! {
         "Stats" StatsRequest => StatsResponse;
         "Connect" ConnectRequest => ConnectResponse;
         "Shutdown" ShutdownRequest => ();
+    }
+    service "containerd.runtime.sandbox.v1.Sandbox" {
+        "CreateSandbox" sandbox::CreateSandboxRequest => sandbox::CreateSandboxResponse;
+        "StartSandbox" sandbox::StartSandboxRequest => sandbox::StartSandboxResponse;
+        "Platform" sandbox::PlatformRequest => sandbox::PlatformResponse;
+        "StopSandbox" sandbox::StopSandboxRequest => sandbox::StopSandboxResponse;
+        "WaitSandbox" sandbox::WaitSandboxRequest => sandbox::WaitSandboxResponse;
+        "SandboxStatus" sandbox::SandboxStatusRequest => sandbox::SandboxStatusResponse;
+        "PingSandbox" sandbox::PingRequest => sandbox::PingResponse;
+        "ShutdownSandbox" sandbox::ShutdownSandboxRequest => sandbox::ShutdownSandboxResponse;
+        "SandboxMetrics" sandbox::SandboxMetricsRequest => sandbox::SandboxMetricsResponse;
     }
 }
 

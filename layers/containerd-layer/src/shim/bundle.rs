@@ -16,7 +16,8 @@ struct Groups {
     sandbox: Option<String>,
 }
 
-/// Which shim serves the container of the bundle: that of its pod, or one of its own.
+/// Which shim serves the container of the bundle: that of its pod, or one of its own. The bundle
+/// of a sandbox need not have a `config.json`.
 ///
 /// # Errors
 /// When `config.json` cannot be read.
@@ -25,6 +26,9 @@ pub(super) fn group(bundle: &Path) -> Result<Option<String>> {
     struct Config {
         #[serde(default)]
         annotations: Option<Groups>,
+    }
+    if !bundle.join("config.json").exists() {
+        return Ok(None);
     }
     let groups = config::<Config>(bundle)?.annotations.unwrap_or_default();
     Ok(groups.group.or(groups.sandbox))

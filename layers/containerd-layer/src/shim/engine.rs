@@ -31,7 +31,8 @@ use nix::{
 use prost::{Message, Name};
 
 use super::{
-    console::Console, container::Container, events::Publisher, logger, runtime::Runtimes, stats,
+    console::Console, container::Container, events::Publisher, logger, runtime::Runtimes,
+    sandbox::Sandbox, stats,
 };
 
 /// A shim's engine: it answers every verb of [`hops::Shim`].
@@ -41,11 +42,13 @@ pub(super) struct Engine(Mutex<State>);
 pub(super) struct State {
     namespace: String,
     runtimes: Runtimes,
-    containers: BTreeMap<String, Container>,
+    pub(super) containers: BTreeMap<String, Container>,
+    /// What the containers are the members of, where containerd says that they are.
+    pub(super) sandbox: Option<Box<Sandbox>>,
     publisher: Publisher,
     /// Terminals whose process was deleted before a slow reader had taken everything.
     lingering: Vec<Console>,
-    shutdown: bool,
+    pub(super) shutdown: bool,
 }
 
 impl Engine {
@@ -55,6 +58,7 @@ impl Engine {
             namespace: namespace.to_owned(),
             runtimes,
             containers: BTreeMap::new(),
+            sandbox: None,
             publisher,
             lingering: Vec::new(),
             shutdown: false,
@@ -80,6 +84,7 @@ macro_rules! answers {
         })*
     };
 }
+pub(super) use answers;
 
 answers! {
     CreateTaskRequest => CreateTaskResponse: |state, cx, op| state.create(cx, op);
@@ -129,7 +134,8 @@ answers! {
         Ok(ConnectResponse { shim_pid: std::process::id(), task_pid, version: String::new() })
     };
     ShutdownRequest => (): |state, _, _| {
-        state.shutdown |= state.containers.is_empty();
+        // A sandbox outlives its members (containerd 2.x, docs/sandbox-api.md).
+        state.shutdown |= state.containers.is_empty() && state.sandbox.is_none();
         Ok(())
     };
 }
@@ -161,6 +167,7 @@ impl State {
         if op.id.is_empty() {
             return Err(HopError::invalid("id must not be empty"));
         }
+        self.sandbox.as_ref().map_or(Ok(()), |sandbox| sandbox.admit())?;
         if self.containers.contains_key(&op.id) {
             let words = format!("task {}: already exists", op.id);
             return Err(HopError::new(Kind::AlreadyExists, words));
@@ -205,7 +212,7 @@ impl State {
         Ok(StartResponse { pid })
     }
 
-    fn delete(&mut self, cx: &Cx, op: &DeleteRequest) -> Result<DeleteResponse> {
+    pub(super) fn delete(&mut self, cx: &Cx, op: &DeleteRequest) -> Result<DeleteResponse> {
         let container = self.container(&op.id)?;
         let mut process = if op.exec_id.is_empty() {
             container.delete(cx)?;
@@ -260,6 +267,9 @@ impl State {
     }
 
     fn exited(&mut self, pid: u32, status: u32) {
+        if self.sandbox.as_mut().is_some_and(|sandbox| sandbox.reaped(pid, status)) {
+            return;
+        }
         for (container_id, container) in &mut self.containers {
             if let Some((id, exit)) = container.reaped(pid, status) {
                 if container.ran_out_of_memory() {
@@ -290,9 +300,10 @@ impl State {
         self.lingering.iter().for_each(|console| console.interests(polled));
     }
 
-    /// When [`State::pump`] has to be called although nothing has arrived.
+    /// When [`State::pump`] and [`State::settle`] have to be called although nothing has arrived.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.publisher.deadline()
+        let sandbox = self.sandbox.as_ref().and_then(|sandbox| sandbox.deadline());
+        [self.publisher.deadline(), sandbox].into_iter().flatten().min()
     }
 
     /// Moves what can be moved now: terminals' bytes, the kernel's notices, events.
@@ -310,6 +321,7 @@ impl State {
     /// Does what need not be done before a call is answered.
     pub(super) fn settle(&mut self) {
         self.containers.values_mut().for_each(Container::settle);
+        self.settle_sandbox();
     }
 
     /// Whether the shim was told to end.

@@ -8,8 +8,8 @@
 //! It is one thread without an async runtime: [`serve`] polls a handful of descriptors and the
 //! futures of the calls that are open, most of which finish at their first poll. A container's
 //! standard streams are handed to its process as they are, so a shim copies nothing unless there
-//! is a terminal. Read [`launch`] for how one comes to be, [`serve`] for what it then does, and
-//! [`engine`] for the verbs.
+//! is a terminal. Read [`launch`] for how one comes to be, [`serve`] for what it then does,
+//! [`engine`] for the verbs of tasks, and [`pod`] for those of a sandbox.
 
 pub(crate) mod bootstrap;
 mod bundle;
@@ -25,9 +25,12 @@ mod info;
 mod launch;
 mod logger;
 mod oom;
+mod pause;
+mod pod;
 mod process;
 mod rootfs;
 mod runtime;
+mod sandbox;
 mod serve;
 mod stats;
 mod stdio;

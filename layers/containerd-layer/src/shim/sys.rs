@@ -16,11 +16,12 @@ use nix::{
     errno::Errno,
     fcntl::OFlag,
     libc,
+    sched::CloneFlags,
     sys::{
         signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
         socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg},
     },
-    unistd::{ForkResult, pipe2},
+    unistd::{ForkResult, Pid, pipe2},
 };
 
 /// Standard input, without std's buffer for it.
@@ -36,6 +37,49 @@ pub(super) fn stdin() -> BorrowedFd<'static> {
 pub(super) fn fork() -> nix::Result<ForkResult> {
     // SAFETY: the shim never starts a thread, so the child holds every lock that it sees held.
     unsafe { nix::unistd::fork() }
+}
+
+/// Splits the process in two, the child in new namespaces of the kinds `own`.
+///
+/// # Errors
+/// Those of clone3(2).
+pub(super) fn clone_into(own: CloneFlags) -> nix::Result<ForkResult> {
+    // SAFETY: the structure is plain numbers, of which zero is the kernel's own default.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = u64::from(own.bits().cast_unsigned());
+    args.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: as for fork; without a stack the child goes on on its copy of this one.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
+    match Errno::result(pid)? {
+        0 => Ok(ForkResult::Child),
+        pid => Ok(ForkResult::Parent { child: Pid::from_raw(pid as i32) }),
+    }
+}
+
+/// Ends this process when the other end of `lifeline` is closed, and does nothing until then. Of
+/// what it inherited it keeps nothing open, and orphans that become its children leave no zombies.
+pub(super) fn sleep_until_closed(lifeline: BorrowedFd<'_>) -> ! {
+    let fd = lifeline.as_raw_fd() as libc::c_uint;
+    // SAFETY: plain system calls of a process that does nothing else: no descriptor but the life
+    // line is used any more, and the name and the byte outlive their calls.
+    unsafe {
+        for signal in [libc::SIGTERM, libc::SIGINT] {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+        if fd > 0 {
+            libc::syscall(libc::SYS_close_range, 0, fd - 1, 0);
+        }
+        libc::syscall(libc::SYS_close_range, fd + 1, libc::c_uint::MAX, 0);
+        libc::prctl(libc::PR_SET_NAME, c"pause".as_ptr());
+        let mut byte = 0_u8;
+        loop {
+            let read = libc::read(fd as RawFd, (&raw mut byte).cast(), 1);
+            if read == 0 || read < 0 && Errno::last() != Errno::EINTR {
+                libc::_exit(0);
+            }
+        }
+    }
 }
 
 /// Closes `fds`, leaving the time that it takes to a child that has nothing else open. The child

@@ -14,7 +14,7 @@ mod leases;
 mod mounted;
 mod namespaces;
 mod resolver;
-mod sandbox;
+pub(crate) mod sandbox;
 mod snapshots;
 pub(crate) mod streaming;
 mod transfer;

@@ -1,38 +1,21 @@
-//! `sandbox.Store` keeps what a client says about its sandboxes; `sandbox.Controller` is refused:
-//! in this stack a sandbox is a container whose shim the others of its pod share.
+//! `sandbox.Store` keeps what a client says about its sandboxes. What runs is `sandbox.Controller`'s.
 
 use super::{namespace, required, stamp, verbs};
 use crate::{
-    Engine, Error, Result,
+    Error, Result,
     filters::{Fields, Filters},
     metadata::{self, identifier},
 };
 use hops::proto::containerd::{
     services::sandbox::v1::{
-        ControllerCreateRequest, ControllerMetricsRequest, ControllerPlatformRequest,
-        ControllerShutdownRequest, ControllerStartRequest, ControllerStatusRequest,
-        ControllerStopRequest, ControllerUpdateRequest, ControllerWaitRequest, StoreCreateRequest,
-        StoreCreateResponse, StoreDeleteRequest, StoreDeleteResponse, StoreGetRequest,
-        StoreGetResponse, StoreListRequest, StoreListResponse, StoreUpdateRequest,
+        StoreCreateRequest, StoreCreateResponse, StoreDeleteRequest, StoreDeleteResponse,
+        StoreGetRequest, StoreGetResponse, StoreListRequest, StoreListResponse, StoreUpdateRequest,
         StoreUpdateResponse,
     },
     types::Sandbox,
 };
 use prost::Message;
 use std::{borrow::Cow, time::SystemTime};
-
-hops::refuse!(
-    Engine:
-    ControllerCreateRequest,
-    ControllerStartRequest,
-    ControllerPlatformRequest,
-    ControllerStopRequest,
-    ControllerWaitRequest,
-    ControllerStatusRequest,
-    ControllerShutdownRequest,
-    ControllerMetricsRequest,
-    ControllerUpdateRequest,
-);
 
 struct Filtered<'a>(&'a Sandbox);
 
@@ -47,7 +30,7 @@ impl Fields for Filtered<'_> {
     }
 }
 
-fn decode(record: &metadata::Sandbox) -> Result<Sandbox> {
+pub(crate) fn decode(record: &metadata::Sandbox) -> Result<Sandbox> {
     Sandbox::decode(record.0.as_slice())
         .map_err(|e| Error::data_loss(format_args!("decoding a sandbox: {e}")))
 }

@@ -1,5 +1,5 @@
 //! A task's directory, `<state>/io.containerd.runtime.v2.task/<namespace>/<id>`: what its shim is
-//! started in, and by which a later daemon finds it again.
+//! started in, and by which a later daemon finds it again. A sandbox has the like.
 //!
 //! The state directory does not outlive a reboot, as the tasks do not, so nothing here is synced.
 
@@ -18,23 +18,41 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The directory of all bundles below the state directory, containerd's own.
+/// The directory of tasks' bundles below the state directory, containerd's own.
 pub(super) const TASKS: &str = "io.containerd.runtime.v2.task";
+/// The directory of sandboxes' bundles, containerd 2's.
+pub(super) const SANDBOXES: &str = "io.containerd.sandbox.controller.v1.shim";
+
+/// Where bundles are: the state directory, and the one in it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Home<'a>(pub(super) &'a Path, pub(super) &'static str);
+
+impl Home<'_> {
+    fn dir(self) -> PathBuf {
+        self.0.join(self.1)
+    }
+
+    /// What containerd calls what has its bundles here.
+    fn kind(self) -> &'static str {
+        if self.1 == TASKS { "task" } else { "sandbox" }
+    }
+}
 
 /// A bundle that exists.
 #[derive(Debug, Clone)]
 pub(super) struct Bundle(PathBuf);
 
 impl Bundle {
-    /// Makes the bundle of the task `id` with the OCI configuration `spec`.
+    /// Makes the bundle of the task or sandbox `id` with the OCI configuration `spec`, which a
+    /// sandbox may be without.
     ///
     /// # Errors
     /// `AlreadyExists` when there is one.
-    pub(super) fn create(state: &Path, ns: &str, id: &str, spec: &[u8]) -> Result<Bundle> {
-        let bundle = Bundle(state.join(TASKS).join(ns).join(id));
+    pub(super) fn create(home: Home<'_>, ns: &str, id: &str, spec: &[u8]) -> Result<Bundle> {
+        let bundle = Bundle(home.dir().join(ns).join(id));
         let made = match make(&bundle.0, 0o700) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let parent = state.join(TASKS).join(ns);
+                let parent = home.dir().join(ns);
                 fs::DirBuilder::new()
                     .recursive(true)
                     .mode(0o711)
@@ -46,7 +64,7 @@ impl Bundle {
         };
         match made {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Error::already_exists(format_args!("task {id}")));
+                return Err(Error::already_exists(format_args!("{} {id}", home.kind())));
             }
             made => made.at("creating", &bundle.0)?,
         }
@@ -67,12 +85,15 @@ impl Bundle {
             let mode = fs::Permissions::from_mode(0o710);
             fs::set_permissions(&self.0, mode).at("setting the mode of", &self.0)?;
         }
+        if spec.is_empty() {
+            return Ok(());
+        }
         let config = self.0.join("config.json");
         fs::write(&config, spec).at("writing", &config)
     }
 
     /// Every bundle of an earlier daemon: namespace, id, bundle.
-    pub(super) fn all(state: &Path) -> Vec<(String, String, Bundle)> {
+    pub(super) fn all(home: Home<'_>) -> Vec<(String, String, Bundle)> {
         let names = |dir: &Path| {
             let entries = fs::read_dir(dir).into_iter().flatten().flatten();
             let mut names: Vec<String> =
@@ -80,11 +101,11 @@ impl Bundle {
             names.sort();
             names
         };
-        let tasks = state.join(TASKS);
+        let home = home.dir();
         let mut found = Vec::new();
-        for ns in names(&tasks) {
-            for id in names(&tasks.join(&ns)) {
-                let bundle = Bundle(tasks.join(&ns).join(&id));
+        for ns in names(&home) {
+            for id in names(&home.join(&ns)) {
+                let bundle = Bundle(home.join(&ns).join(&id));
                 found.push((ns.clone(), id, bundle));
             }
         }
@@ -132,6 +153,12 @@ impl Bundle {
     /// The program of the shim, where one was started.
     pub(super) fn program(&self) -> Option<PathBuf> {
         fs::read_to_string(self.0.join("shim-binary-path")).ok().map(PathBuf::from)
+    }
+
+    /// Notes to which sandbox a task belongs, in containerd's file.
+    pub(super) fn set_sandbox(&self, id: &str) -> Result<()> {
+        let path = self.0.join("sandbox");
+        fs::write(&path, id).at("writing", &path)
     }
 
     /// Removes the bundle, and the root filesystem's mount if the shim left it.
@@ -190,21 +217,21 @@ mod tests {
     #[test]
     fn a_bundle_is_made_once_and_found_again() {
         let state = tempfile::tempdir().unwrap();
-        let bundle = Bundle::create(state.path(), "ns", "a", b"{}").unwrap();
-        let again = Bundle::create(state.path(), "ns", "a", b"{}").unwrap_err();
+        let bundle = Bundle::create(Home(state.path(), TASKS), "ns", "a", b"{}").unwrap();
+        let again = Bundle::create(Home(state.path(), TASKS), "ns", "a", b"{}").unwrap_err();
         assert_eq!(again.message, "task a: already exists");
         for answer in ["unix:///x", r#"{"version":3,"address":"unix:///x"}"#] {
             let endpoint = Endpoint::read(answer.as_bytes()).unwrap();
             bundle.set_shim(Path::new("/bin/shim"), &endpoint).unwrap();
             assert_eq!(bundle.endpoint(), Some(endpoint));
         }
-        let found = Bundle::all(state.path());
+        let found = Bundle::all(Home(state.path(), TASKS));
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].0.as_str(), found[0].1.as_str()), ("ns", "a"));
         assert_eq!(found[0].2.endpoint().unwrap().address, "unix:///x");
         assert_eq!(found[0].2.program().as_deref(), Some(Path::new("/bin/shim")));
         bundle.remove().unwrap();
-        assert!(Bundle::all(state.path()).is_empty());
+        assert!(Bundle::all(Home(state.path(), TASKS)).is_empty());
     }
 
     #[test]
@@ -222,7 +249,7 @@ mod tests {
     #[test]
     fn a_root_filesystem_with_files_is_left_alone() {
         let state = tempfile::tempdir().unwrap();
-        let bundle = Bundle::create(state.path(), "ns", "a", b"{}").unwrap();
+        let bundle = Bundle::create(Home(state.path(), TASKS), "ns", "a", b"{}").unwrap();
         fs::write(bundle.rootfs().join("data"), "x").unwrap();
         bundle.remove().unwrap_err();
         assert!(bundle.rootfs().join("data").exists());

@@ -1,6 +1,11 @@
 //! From a container to a task, and back.
 
-use super::{Bundle, Endpoint, Exit, Shim, Task, Tasks, launch::program_of, shim::ShimLog};
+use super::{
+    Bundle, Endpoint, Exit, Shim, Task, Tasks,
+    bundle::{Home, TASKS},
+    launch::program_of,
+    shim::ShimLog,
+};
 use crate::Error;
 use hops::{
     Cx, HopError,
@@ -36,13 +41,23 @@ impl Tasks {
         let runtime = container.runtime.clone().unwrap_or_default();
         let name = Some(request.runtime_path.clone()).filter(|path| !path.is_empty());
         let name = name.unwrap_or(runtime.name);
-        let program = program_of(&name)?;
+        let sandbox = self.sandbox(ns, &container.sandbox).ok();
+        let program = match &sandbox {
+            Some(sandbox) => sandbox.program.clone(),
+            None => program_of(&name)?,
+        };
         let spec = container.spec.unwrap_or_default().value;
-        let bundle = Bundle::create(&self.0.state, ns, &id, &spec)?;
+        let bundle = Bundle::create(Home(&self.0.state, TASKS), ns, &id, &spec)?;
         let options = request.options.clone().or(runtime.options);
-        let attached = match self.neighbour(ns, &id, &name, &container.sandbox, &spec) {
-            Some(shim) => Ok(shim),
-            None => self.launch(cx, &program, (ns, &id, &bundle), options.as_ref()).await,
+        let attached = match sandbox {
+            Some(sandbox) => bundle
+                .set_sandbox(&container.sandbox)
+                .map(|()| sandbox.shim.clone())
+                .map_err(From::from),
+            None => match self.neighbour(ns, &id, &name, &container.sandbox, &spec) {
+                Some(shim) => Ok(shim),
+                None => self.launch(cx, &program, (ns, &id, &bundle), options.as_ref()).await,
+            },
         };
         let shim = match attached {
             Ok(shim) => shim,
@@ -103,7 +118,7 @@ impl Tasks {
         (task.runtime == runtime && !task.shim.is_closed()).then(|| task.shim.clone())
     }
 
-    async fn launch(
+    pub(super) async fn launch(
         &self,
         cx: &Cx,
         program: &Path,
@@ -159,7 +174,7 @@ impl Tasks {
     }
 
     /// Lets a shim go that has no task left.
-    async fn part(&self, cx: &Cx, shim: &Shim, id: &str) {
+    pub(super) async fn part(&self, cx: &Cx, shim: &Shim, id: &str) {
         if self.shared(shim) {
             return;
         }
@@ -171,13 +186,13 @@ impl Tasks {
     }
 
     /// Removes what a failed creation left.
-    async fn clear(&self, ns: &str, id: &str, program: &Path, bundle: &Bundle) {
+    pub(super) async fn clear(&self, ns: &str, id: &str, program: &Path, bundle: &Bundle) {
         let deleted = self.0.launcher.delete(program, (ns, id, bundle.path())).await;
         if let Err(e) = deleted {
             tracing::debug!(id, error = %e, "shim delete");
         }
         if let Err(e) = bundle.remove() {
-            tracing::warn!(id, error = %e, "removing the bundle of a failed task");
+            tracing::warn!(id, error = %e, "removing a bundle after a failure");
         }
     }
 }

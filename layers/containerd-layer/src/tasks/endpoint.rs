@@ -56,6 +56,11 @@ impl Endpoint {
         if self.is_version_2() { TASK_V2 } else { TASK_V3 }
     }
 
+    /// Where a client of the sandbox service is told that it is, and its version.
+    pub(super) fn dialled(&self) -> (String, u32) {
+        (format!("{}+{}", self.protocol, self.address), self.version.unsigned_abs())
+    }
+
     /// Whether its address says all of it.
     pub(super) fn is_version_2(&self) -> bool {
         self.version < 3

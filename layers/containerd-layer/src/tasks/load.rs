@@ -1,7 +1,11 @@
 //! What an earlier daemon left: its bundles name the shims, and the shims know the tasks.
 
 use super::{
-    Bundle, Exit, Shim, Task, Tasks, launch::program_of, mourn::exit_event, shim::ShimLog,
+    Bundle, Exit, Shim, Task, Tasks,
+    bundle::{Home, SANDBOXES, TASKS},
+    launch::program_of,
+    mourn::exit_event,
+    shim::ShimLog,
 };
 use crate::{Store, metadata};
 use hops::{
@@ -20,10 +24,12 @@ impl Tasks {
     /// Finds the tasks of the daemon before this one. A task that ended meanwhile is published as
     /// such; one whose shim is gone is cleaned up.
     pub(crate) async fn load(&self, store: &Store) {
-        let bundles = Bundle::all(&self.0.state);
-        if !bundles.is_empty() {
+        let bundles = Bundle::all(Home(&self.0.state, TASKS));
+        let sandboxes = Bundle::all(Home(&self.0.state, SANDBOXES));
+        if !bundles.is_empty() || !sandboxes.is_empty() {
             self.0.events.await_return();
         }
+        self.load_sandboxes(sandboxes).await;
         for (ns, id, bundle) in bundles {
             let runtime = runtime_of(store, &ns, &id);
             let found = self.find(&ns, &id, &bundle).await;
@@ -66,12 +72,7 @@ impl Tasks {
         shim: Shim,
         state: StateResponse,
     ) {
-        if bundle.path().join("log").exists() {
-            match ShimLog::open(&bundle) {
-                Ok(log) => log.follow(&shim),
-                Err(e) => tracing::warn!(ns, id, error = %e, "the log of a shim"),
-            }
-        }
+        follow_log(&ns, &id, &bundle, &shim);
         if state.status() == Status::Stopped {
             let exit = Exit { pid: state.pid, status: state.exit_status, at: state.exited_at };
             self.known().published.insert((ns.clone(), id.clone(), exit.pid));
@@ -79,6 +80,16 @@ impl Tasks {
         }
         tracing::info!(ns, id, pid = state.pid, "found a running task");
         self.add(Task { ns, id, runtime, program, bundle, shim, end: watch::Sender::new(None) });
+    }
+}
+
+/// Goes on to read the log of a shim that an earlier daemon started.
+pub(super) fn follow_log(ns: &str, id: &str, bundle: &Bundle, shim: &Shim) {
+    if bundle.path().join("log").exists() {
+        match ShimLog::open(bundle) {
+            Ok(log) => log.follow(shim),
+            Err(e) => tracing::warn!(ns, id, error = %e, "the log of a shim"),
+        }
     }
 }
 

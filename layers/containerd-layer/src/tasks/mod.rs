@@ -3,15 +3,18 @@
 //! The shim is the truth about its tasks; this module knows where the shims are. It starts one
 //! ([`launch`]) in a bundle ([`bundle`]), or uses the one that already has the task's pod, speaks
 //! to it over one connection, and when that connection ends has the shim's program clean up what
-//! the shim had ([`mourn`]). A daemon that starts finds the bundles of the one before it
+//! the shim had ([`mourn`]). A shim may also have been started for a sandbox ([`sandbox`]), whose
+//! tasks it then has. A daemon that starts finds the bundles of the one before it
 //! ([`Tasks::load`]).
 
 mod bundle;
+mod controller;
 mod create;
 mod endpoint;
 mod launch;
 mod load;
 mod mourn;
+mod sandbox;
 mod service;
 mod shim;
 
@@ -29,6 +32,7 @@ use hops::{
 };
 use launch::Launcher;
 use prost::Message;
+use sandbox::Sandbox;
 use shim::Shim;
 use std::{
     collections::{HashMap, HashSet},
@@ -52,6 +56,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Known {
     tasks: HashMap<(String, String), Arc<Task>>,
+    sandboxes: HashMap<(String, String), Arc<Sandbox>>,
     shims: HashMap<String, Shim>,
     /// Exits that were published without their shim; it may still try to.
     published: HashSet<(String, String, u32)>,
@@ -133,9 +138,11 @@ impl Tasks {
         self.known().tasks.remove(&(task.ns.clone(), task.id.clone()))
     }
 
-    /// Whether another task has the same shim.
+    /// Whether another task or a sandbox has the same shim.
     fn shared(&self, shim: &Shim) -> bool {
-        self.known().tasks.values().any(|task| task.shim == *shim)
+        let known = self.known();
+        known.tasks.values().any(|task| task.shim == *shim)
+            || known.sandboxes.values().any(|sandbox| sandbox.shim == *shim)
     }
 
     /// Whether an event of a shim is not one that was published in its place already.

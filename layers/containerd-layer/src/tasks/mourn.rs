@@ -7,6 +7,7 @@ use hops::proto::{
     containerd::events::{TaskDelete, TaskExit},
 };
 use std::{path::Path, time::Duration, time::SystemTime};
+use tokio::sync::watch;
 
 /// containerd's exit status for a task of which nothing is known.
 const UNKNOWN: u32 = 255;
@@ -21,7 +22,7 @@ impl Tasks {
             if known.shims.get(shim.address()).is_some_and(|s| s == shim) {
                 known.shims.remove(shim.address());
             }
-            known.tasks.values().filter(|task| task.shim == *shim).cloned().collect()
+            known.tasks.values().filter(|task| task.shim == *shim).cloned().collect::<Vec<_>>()
         };
         for task in bereaved {
             tracing::warn!(ns = task.ns, id = task.id, "the shim of a task died");
@@ -31,10 +32,32 @@ impl Tasks {
                 task.end.send_replace(Some(exit));
             }
         }
+        self.lost_sandboxes(shim).await;
     }
 
     /// Removes a task whose shim is gone, and publishes its end.
     pub(super) async fn bury(&self, ns: &str, id: &str, program: &Path, bundle: &Bundle) -> Exit {
+        let exit = self.remains(ns, id, program, bundle).await;
+        self.0.events.emit(ns, "/tasks/exit", &exit_event(id, exit));
+        let gone = TaskDelete {
+            container_id: id.to_owned(),
+            pid: exit.pid,
+            exit_status: exit.status,
+            exited_at: exit.at,
+            ..Default::default()
+        };
+        self.0.events.emit(ns, "/tasks/delete", &gone);
+        exit
+    }
+
+    /// Removes what a dead shim left in a bundle, and the bundle; answers what is known of its end.
+    pub(super) async fn remains(
+        &self,
+        ns: &str,
+        id: &str,
+        program: &Path,
+        bundle: &Bundle,
+    ) -> Exit {
         let deleted = self.0.launcher.delete(program, (ns, id, bundle.path())).await;
         let exit = match deleted {
             Ok(deleted) => {
@@ -49,28 +72,23 @@ impl Tasks {
         let bundle = bundle.clone();
         let removed = tokio::task::spawn_blocking(move || bundle.remove()).await;
         if let Ok(Err(e)) = removed {
-            tracing::warn!(ns, id, error = %e, "removing the bundle of a dead shim's task");
+            tracing::warn!(ns, id, error = %e, "removing the bundle of a dead shim");
         }
-        self.0.events.emit(ns, "/tasks/exit", &exit_event(id, exit));
-        let gone = TaskDelete {
-            container_id: id.to_owned(),
-            pid: exit.pid,
-            exit_status: exit.status,
-            exited_at: exit.at,
-            ..Default::default()
-        };
-        self.0.events.emit(ns, "/tasks/delete", &gone);
         exit
     }
 
     /// How a task ended whose shim is gone; nothing when that cannot be found out.
     pub(super) async fn ended(&self, task: &Task) -> Option<Exit> {
-        let mut end = task.end.subscribe();
-        let found = tokio::time::timeout(BURIAL, end.wait_for(Option::is_some)).await;
-        match found {
-            Ok(Ok(exit)) => *exit,
-            _ => None,
-        }
+        end_of(&task.end).await
+    }
+}
+
+/// The end that is told when the clean-up after a dead shim is done; nothing when it takes too long.
+pub(super) async fn end_of(end: &watch::Sender<Option<Exit>>) -> Option<Exit> {
+    let mut end = end.subscribe();
+    match tokio::time::timeout(BURIAL, end.wait_for(Option::is_some)).await {
+        Ok(Ok(exit)) => *exit,
+        _ => None,
     }
 }
 

@@ -4,6 +4,7 @@ use super::{Task, Tasks};
 use crate::{
     Engine, Error,
     filters::{Fields, Filters},
+    metadata,
     services::{namespace, stamp, verbs},
 };
 use hops::{
@@ -11,6 +12,7 @@ use hops::{
     proto::{
         Any,
         containerd::{
+            services::containers::v1::Container,
             services::tasks::v1::{
                 CheckpointTaskRequest, CloseIoRequest, CreateTaskRequest, CreateTaskResponse,
                 DeleteProcessRequest, DeleteResponse, DeleteTaskRequest, ExecProcessRequest,
@@ -41,8 +43,27 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Whether a shim is there for the sandbox of `container`. One that is not in the store was
+    /// made by a client of before there were any, as to containerd 2.
+    ///
+    /// # Errors
+    /// `NotFound`, in containerd's words.
+    fn has_its_sandbox(&self, ns: &str, container: &Container) -> Result<()> {
+        let id = &container.sandbox;
+        if id.is_empty()
+            || self.tasks().has_shim(ns, id)
+            || self.store().metadata().get::<metadata::Sandbox>(ns, id).is_err()
+        {
+            return Ok(());
+        }
+        let words = format_args!("failed to start shim: can't find shim for sandbox {id}");
+        Err(Error::not_found(words).into())
+    }
+}
+
 /// Runs work to its end even if its caller hangs up: half a creation helps nobody.
-async fn finish<T: Send + 'static>(
+pub(super) async fn finish<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     tokio::spawn(work).await.unwrap_or_else(|e| Err(HopError::internal(e.to_string())))
@@ -115,6 +136,7 @@ verbs! {
             return Err(Error::unimplemented("restoring a task from a checkpoint").into());
         }
         let container = engine.container(&ns, &op.container_id)?;
+        engine.has_its_sandbox(&ns, &container)?;
         let (tasks, cx, container_id) = (engine.tasks().clone(), cx.clone(), container.id.clone());
         let pid = finish(async move { tasks.create(&cx, &ns, container, op).await }).await?;
         Ok(CreateTaskResponse { container_id, pid })

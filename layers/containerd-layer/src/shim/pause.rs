@@ -2,18 +2,20 @@
 //! sandbox's own, which members enter by its pid, as a Kubernetes pod's `pause` container is.
 //!
 //! It is a copy of the shim that executes nothing, so it has a few pages of its own and no program
-//! to be found. It sleeps until the shim's end of a pipe is closed: with the shim it ends too, by
-//! whatever death.
+//! to be found. It sleeps until the shim's end of their connection is closed: with the shim it ends
+//! too, by whatever death.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    io::Read,
+    os::{fd::AsFd, unix::net::UnixStream},
+};
 
 use hops::Result;
 use nix::{
     errno::Errno,
-    fcntl::OFlag,
     sched::CloneFlags,
     sys::signal::{Signal, kill},
-    unistd::{ForkResult, Pid, pipe2},
+    unistd::{ForkResult, Pid},
 };
 
 use super::sys;
@@ -23,21 +25,26 @@ use super::sys;
 pub(super) struct Pause {
     pid: Pid,
     /// Its life line.
-    _held: OwnedFd,
+    _held: UnixStream,
 }
 
 impl Pause {
     /// Makes one in the namespaces that this process is in, but for those it gets of its own.
     ///
     /// # Errors
-    /// Those of clone3(2), such as for a user who may make no namespaces.
+    /// Those of clone3(2), such as for a user who may make no namespaces, and when it dies before it
+    /// is what it is to be.
     pub(super) fn start() -> Result<Pause> {
         let own = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWUTS;
-        let (lifeline, held) = pipe2(OFlag::O_CLOEXEC).map_err(std::io::Error::from)?;
-        match sys::clone_into(own).map_err(std::io::Error::from)? {
+        let (lifeline, mut held) = UnixStream::pair()?;
+        let pid = match sys::clone_into(own).map_err(std::io::Error::from)? {
             ForkResult::Child => sys::sleep_until_closed(lifeline.as_fd()),
-            ForkResult::Parent { child } => Ok(Pause { pid: child, _held: held }),
-        }
+            ForkResult::Parent { child } => child,
+        };
+        drop(lifeline);
+        // Until then a signal to it could be taken for one to the shim, whose handlers it has.
+        held.read_exact(&mut [0])?;
+        Ok(Pause { pid, _held: held })
     }
 
     /// Its pid in the shim's namespace.

@@ -26,7 +26,7 @@ use hops::{
 };
 use nix::{
     sched::{CloneFlags, setns},
-    sys::signal::Signal,
+    sys::signal::{Signal, raise},
 };
 
 use super::{
@@ -224,7 +224,11 @@ impl Sandbox {
                     logger::warn(format_args!("killing the sandbox {}: {error}", self.id));
                 }
             }
-            None if self.exit.get().is_none() => self.exited(0),
+            None if self.exit.get().is_none() => {
+                self.exited(0);
+                // Who waits is looked after when a process ends, and here there was none.
+                let _ = raise(Signal::SIGCHLD);
+            }
             None => {}
         }
     }

@@ -56,8 +56,9 @@ pub(super) fn clone_into(own: CloneFlags) -> nix::Result<ForkResult> {
     }
 }
 
-/// Ends this process when the other end of `lifeline` is closed, and does nothing until then. Of
-/// what it inherited it keeps nothing open, and orphans that become its children leave no zombies.
+/// Ends this process when the other end of `lifeline` is closed; until then it only says, with a
+/// byte, that it has come so far. Of what it inherited it keeps nothing open, and orphans that
+/// become its children leave no zombies.
 pub(super) fn sleep_until_closed(lifeline: BorrowedFd<'_>) -> ! {
     let fd = lifeline.as_raw_fd() as libc::c_uint;
     // SAFETY: plain system calls of a process that does nothing else: no descriptor but the life
@@ -73,6 +74,7 @@ pub(super) fn sleep_until_closed(lifeline: BorrowedFd<'_>) -> ! {
         libc::syscall(libc::SYS_close_range, fd + 1, libc::c_uint::MAX, 0);
         libc::prctl(libc::PR_SET_NAME, c"pause".as_ptr());
         let mut byte = 0_u8;
+        libc::write(fd as RawFd, (&raw const byte).cast(), 1);
         loop {
             let read = libc::read(fd as RawFd, (&raw mut byte).cast(), 1);
             if read == 0 || read < 0 && Errno::last() != Errno::EINTR {

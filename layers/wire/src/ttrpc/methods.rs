@@ -15,6 +15,9 @@ use super::frame::Request;
 pub type Pending = Pin<Box<dyn Future<Output = Result<Bytes>> + Send>>;
 type Method<F> = fn(Arc<F>, Cx, Bytes) -> Pending;
 
+/// How many verbs a face has at most before its table grows.
+const CAPACITY: usize = 28;
+
 /// The verbs of `F`.
 pub struct Methods<F: ?Sized> {
     engine: Arc<F>,
@@ -26,7 +29,9 @@ pub struct Methods<F: ?Sized> {
 impl<F: ?Sized + RpcFace> Methods<F> {
     /// The verbs of the face `F`, answered by `engine`.
     pub fn new(engine: Arc<F>) -> Methods<F> {
-        let mut methods = Methods { engine, methods: HashMap::new(), names: Vec::new() };
+        // Grown step by step, it would leave holes in the heap of a shim, where a page counts.
+        let methods = HashMap::with_capacity(CAPACITY);
+        let mut methods = Methods { engine, methods, names: Vec::new() };
         F::visit(&mut methods);
         methods
     }

@@ -133,7 +133,7 @@ impl Case {
         sandbox.clone_into(&mut container.sandbox);
         let spec = container.spec.as_mut().unwrap();
         let mut json: serde_json::Value = serde_json::from_slice(&spec.value).unwrap();
-        json["linux"]["cgroupsPath"] = format!("/{}/{id}", self.ns).into();
+        json["linux"]["cgroupsPath"] = format!("/{}-{id}", self.ns).into();
         edit(&mut json);
         spec.value = json.to_string().into_bytes();
         self.call(create).await.unwrap();

@@ -28,10 +28,13 @@ pub(crate) fn config(dir: &Path) -> Config {
     }
 }
 
-/// A program in the path.
+/// A program: the workspace's own, which is beside this layer's once the workspace was built, or one
+/// in the path.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|p| p.is_file())
+    let own = Path::new(env!("CARGO_BIN_EXE_strata-containerd")).parent().map(Path::to_owned);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = own.into_iter().chain(std::env::split_paths(&path));
+    places.find_map(|dir| Some(dir.join(name)).filter(|program| program.is_file()))
 }
 
 /// A root filesystem made of busybox, when everything that runs it is here.

@@ -31,8 +31,8 @@ use nix::{
 use prost::{Message, Name};
 
 use super::{
-    console::Console, container::Container, events::Publisher, logger, runtime::Runtimes,
-    sandbox::Sandbox, stats,
+    console::Console, container::Container, door::Door, events::Publisher, logger,
+    runtime::Runtimes, sandbox::Sandbox, stats,
 };
 
 /// A shim's engine: it answers every verb of [`hops::Shim`].
@@ -48,12 +48,18 @@ pub(super) struct State {
     publisher: Publisher,
     /// Terminals whose process was deleted before a slow reader had taken everything.
     lingering: Vec<Console>,
-    pub(super) shutdown: bool,
+    /// Shut once the shim was told to end.
+    pub(super) door: Door,
 }
 
 impl Engine {
     /// Without any container.
-    pub(super) fn new(namespace: &str, runtimes: Runtimes, publisher: Publisher) -> Engine {
+    pub(super) fn new(
+        namespace: &str,
+        runtimes: Runtimes,
+        publisher: Publisher,
+        door: Door,
+    ) -> Engine {
         Engine(Mutex::new(State {
             namespace: namespace.to_owned(),
             runtimes,
@@ -61,7 +67,7 @@ impl Engine {
             sandbox: None,
             publisher,
             lingering: Vec::new(),
-            shutdown: false,
+            door,
         }))
     }
 
@@ -135,7 +141,9 @@ answers! {
     };
     ShutdownRequest => (): |state, _, _| {
         // A sandbox outlives its members (containerd 2.x, docs/sandbox-api.md).
-        state.shutdown |= state.containers.is_empty() && state.sandbox.is_none();
+        if state.containers.is_empty() && state.sandbox.is_none() {
+            state.door.shut();
+        }
         Ok(())
     };
 }
@@ -322,11 +330,6 @@ impl State {
     pub(super) fn settle(&mut self) {
         self.containers.values_mut().for_each(Container::settle);
         self.settle_sandbox();
-    }
-
-    /// Whether the shim was told to end.
-    pub(super) fn shutdown(&self) -> bool {
-        self.shutdown
     }
 
     /// Whether everything that was to be sent has been.

@@ -28,6 +28,7 @@ use super::{
     LAYER,
     bootstrap::{Bootstrap, address},
     bundle, cgroup,
+    door::Door,
     engine::Engine,
     events::{Destination, Publisher},
     flags::Flags,
@@ -231,9 +232,10 @@ fn serve(
     let runtimes = Runtimes::new(program, &flags.namespace, spans.clone());
     let destination = Destination::find(ttrpc_address, &flags.publish_binary, &flags.address);
     let publisher = Publisher::new(&flags.namespace, destination);
-    let engine = Arc::new(Engine::new(&flags.namespace, runtimes, publisher));
+    let door = Door::new(listener, socket);
+    let engine = Arc::new(Engine::new(&flags.namespace, runtimes, publisher, door));
     let face = Arc::new(Traced::callee(engine.clone(), spans));
-    Ok(Server::new(listener, socket, engine, face)?.run()?)
+    Ok(Server::new(engine, face)?.run()?)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod connection;
 mod console;
 mod container;
 mod delete;
+mod door;
 mod engine;
 mod events;
 mod flags;

@@ -91,7 +91,7 @@ impl Handle<ShutdownSandboxRequest> for Engine {
             let mut state = self.state();
             if state.sandbox.is_none() && state.containers.is_empty() {
                 // Its creation failed, and what is left is the shim.
-                state.shutdown = true;
+                state.door.shut();
                 return Ok(ShutdownSandboxResponse {});
             }
         }
@@ -101,7 +101,7 @@ impl Handle<ShutdownSandboxRequest> for Engine {
         let released = state.sandbox(&op.sandbox_id)?.release();
         released.map_err(|e| HopError::from(std::io::Error::from(e)).context("sandbox rootfs"))?;
         state.sandbox = None;
-        state.shutdown = true;
+        state.door.shut();
         Ok(ShutdownSandboxResponse {})
     }
 }

@@ -4,12 +4,8 @@
 //! shim has a handful of them, and so none can be forgotten.
 
 use std::{
-    fs, io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixListener,
-    },
-    path::PathBuf,
+    io,
+    os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -35,8 +31,6 @@ const QUIET: Duration = Duration::from_millis(500);
 
 /// A shim at work.
 pub(super) struct Server {
-    listener: Option<UnixListener>,
-    socket: Option<PathBuf>,
     signals: OwnedFd,
     connections: Vec<Connection>,
     engine: Arc<Engine>,
@@ -48,23 +42,18 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Serves `face`, which leads to `engine`, on `listener`. The file `socket` is removed in the
-    /// end. From here on this process adopts and reaps the containers' processes.
+    /// Serves `face`, which leads to `engine`, at the engine's door. From here on this process adopts
+    /// and reaps the containers' processes.
     ///
     /// # Errors
     /// Those of becoming a subreaper and of handling signals.
-    pub(super) fn new(
-        listener: UnixListener,
-        socket: Option<PathBuf>,
-        engine: Arc<Engine>,
-        face: Arc<dyn Shim>,
-    ) -> io::Result<Server> {
+    pub(super) fn new(engine: Arc<Engine>, face: Arc<dyn Shim>) -> io::Result<Server> {
         nix::sys::prctl::set_child_subreaper(true)?;
         let signals = sys::signals(&[Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT])?;
-        listener.set_nonblocking(true)?;
+        if let Some(listener) = engine.state().door.listener() {
+            listener.set_nonblocking(true)?;
+        }
         Ok(Server {
-            listener: Some(listener),
-            socket,
             signals,
             connections: Vec::new(),
             engine,
@@ -89,10 +78,10 @@ impl Server {
             state.settle();
             // What the calls had to tell goes out at once.
             state.pump();
-            let (shutdown, drained) = (state.shutdown(), state.is_drained());
+            let (shut, drained) = (state.door.listener().is_none(), state.is_drained());
             drop(state);
-            if shutdown {
-                self.close();
+            if shut {
+                self.end.get_or_insert_with(|| Instant::now() + LINGER);
             }
             if self.end.is_some_and(|end| drained || Instant::now() >= end) {
                 return Ok(());
@@ -104,7 +93,8 @@ impl Server {
     fn wait(&mut self) -> io::Result<()> {
         let state = self.engine.state();
         let mut polled = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        polled.extend(self.listener.iter().map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN)));
+        let listener = state.door.listener();
+        polled.extend(listener.map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN)));
         polled.extend(self.connections.iter().map(Connection::interest));
         state.interests(&mut polled);
         let deadline = [state.deadline(), self.end].into_iter().flatten().min();
@@ -136,7 +126,7 @@ impl Server {
             for &byte in &bytes[..n] {
                 if i32::from(byte) != Signal::SIGCHLD as i32 {
                     // As the real shim: it goes, its containers stay.
-                    self.close();
+                    self.engine.state().door.shut();
                 }
             }
         }
@@ -144,22 +134,13 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        let Some(listener) = &self.listener else { return };
+        let state = self.engine.state();
+        let Some(listener) = state.door.listener() else { return };
         loop {
             match listener.accept().and_then(|(stream, _)| Connection::new(stream)) {
                 Ok(connection) => self.connections.push(connection),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => return logger::warn(format_args!("accept: {error}")),
-            }
-        }
-    }
-
-    /// Takes no further client, so that the pod's next shim can take the address.
-    fn close(&mut self) {
-        if self.listener.take().is_some() {
-            self.end = Some(Instant::now() + LINGER);
-            if let Some(socket) = &self.socket {
-                let _ = fs::remove_file(socket);
             }
         }
     }

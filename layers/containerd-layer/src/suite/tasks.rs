@@ -66,6 +66,7 @@ pub(super) async fn chapter(subject: &Subject) -> Verdict {
     says(&refusal, &format!("container \"none\" in namespace \"{ns}\": not found"))?;
 
     short(subject, &cx, runtime).await.map_err(|e| format!("a short task: {e}"))?;
+    again(subject, &cx, runtime).await.map_err(|e| format!("a task after the other: {e}"))?;
     long(subject, &cx, runtime).await.map_err(|e| format!("a long task: {e}"))?;
     broken(subject, &cx, runtime).await.map_err(|e| format!("a broken task: {e}"))?;
     subject.call(&cx, DeleteNamespaceRequest { name: ns }).await
@@ -135,6 +136,19 @@ async fn short(subject: &Subject, cx: &Cx, runtime: &Runtime) -> Verdict {
     same("exit status", (deleted.exit_status, deleted.pid), (7, created.pid))?;
     subject.refused(cx, delete, Kind::NotFound).await?;
     subject.call(cx, DeleteContainerRequest { id: "short".into() }).await
+}
+
+/// Tasks of one container, each made as soon as the one before is deleted: the shim of that may
+/// still be at the address of the next.
+async fn again(subject: &Subject, cx: &Cx, runtime: &Runtime) -> Verdict {
+    subject.call(cx, create(container("again", &runtime.name, &spec(cx, &["/bin/true"])))).await?;
+    for _ in 0..20 {
+        subject.call(cx, task_of("again", runtime)).await?;
+        subject.call(cx, start("again", "")).await?;
+        same("exit status", wait(subject, cx, "again", "").await?, 0)?;
+        subject.call(cx, DeleteTaskRequest { container_id: "again".into() }).await?;
+    }
+    subject.call(cx, DeleteContainerRequest { id: "again".into() }).await
 }
 
 /// A task that is looked at, joined, stopped, and killed.

@@ -181,8 +181,15 @@ impl Tasks {
         let request = shim::ShutdownRequest { id: id.to_owned(), now: false };
         match shim.ask(cx, request).await {
             Err(e) if !shim.is_closed() => tracing::warn!(id, error = %e, "shim shutdown"),
-            _ => {}
+            _ => self.leaves(shim),
         }
+    }
+
+    /// Takes a shim that was sent away for gone. The next of its name has its address, and is not
+    /// to be taken for it; and the real one stays for seconds while anybody is connected to it.
+    pub(super) fn leaves(&self, shim: &Shim) {
+        self.known().forget(shim);
+        shim.close();
     }
 
     /// Removes what a failed creation left.

@@ -62,6 +62,15 @@ struct Known {
     published: HashSet<(String, String, u32)>,
 }
 
+impl Known {
+    /// Has the next who wants the shim at this one's address connect anew.
+    fn forget(&mut self, shim: &Shim) {
+        if self.shims.get(shim.address()).is_some_and(|known| known == shim) {
+            self.shims.remove(shim.address());
+        }
+    }
+}
+
 /// One task.
 #[derive(Debug)]
 pub(crate) struct Task {

@@ -19,9 +19,7 @@ impl Tasks {
     pub(super) async fn lost(&self, shim: &Shim) {
         let bereaved: Vec<_> = {
             let mut known = self.known();
-            if known.shims.get(shim.address()).is_some_and(|s| s == shim) {
-                known.shims.remove(shim.address());
-            }
+            known.forget(shim);
             known.tasks.values().filter(|task| task.shim == *shim).cloned().collect::<Vec<_>>()
         };
         for task in bereaved {

@@ -174,6 +174,7 @@ impl Tasks {
                 task.end.send_replace(Some(exit));
             }
         } else {
+            self.leaves(&sandbox.shim);
             for task in members.values() {
                 let exit = self.remains(&task.ns, &task.id, &task.program, &task.bundle).await;
                 task.end.send_replace(Some(exit));
@@ -218,7 +219,7 @@ impl Tasks {
         match shim.ask(cx, request).await {
             Err(e) if e.kind == hops::Kind::Unimplemented => self.part(cx, shim, id).await,
             Err(e) if !shim.is_closed() => tracing::warn!(id, error = %e, "sandbox shutdown"),
-            _ => {}
+            _ => self.leaves(shim),
         }
     }
 

@@ -65,6 +65,11 @@ impl Shim {
         self.0.client.closed().await;
     }
 
+    /// Closes the connection, for everybody who has it.
+    pub(super) fn close(&self) {
+        self.0.client.close();
+    }
+
     /// Asks for one thing.
     ///
     /// # Errors

@@ -87,6 +87,13 @@ impl Client {
         })))
     }
 
+    /// Gives the connection up, with every call that still waits for an answer. It ends when the
+    /// last clone is dropped; all of them see the server as gone.
+    pub fn close(&self) {
+        self.0.calls.lock().unwrap_or_else(|e| e.into_inner()).take();
+        self.0.reader.abort();
+    }
+
     /// Whether the server has gone away.
     pub fn is_closed(&self) -> bool {
         self.0.calls.lock().unwrap_or_else(|e| e.into_inner()).is_none()

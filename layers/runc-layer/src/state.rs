@@ -69,6 +69,9 @@ pub(crate) struct Record {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) host_mounts: bool,
     pub(crate) rootless: bool,
+    /// CRIU is at work in its cgroup, or was when the runtime was killed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) restoring: bool,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) annotations: BTreeMap<String, String>,
     /// poststart and poststop, which come after the configuration was read.

@@ -269,10 +269,10 @@ fn signal_init(record: &Record, signal: i32) -> Result<()> {
 
 fn destroy(directory: &Directory, record: &Record, warn: &mut dyn FnMut(String)) -> Result<()> {
     let shares_pids = record.namespaces & libc::CLONE_NEWPID == 0;
-    let alone = shares_pids || record.pid == 0;
+    let alone = shares_pids || record.pid == 0 || record.restoring;
     if alone && record.cgroup.is_ours() && record.cgroup.exists() {
         // Without a pid namespace of its own nothing ends with init; and of a runtime that was
-        // killed, a child may be left that nobody recorded.
+        // killed, a child may be left that nobody recorded, or CRIU.
         record.cgroup.signal_all(libc::SIGKILL)?;
     }
     record.cgroup.remove()?;

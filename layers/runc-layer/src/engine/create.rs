@@ -118,6 +118,7 @@ impl Runtime {
             namespaces: 0,
             host_mounts: spec.linux.namespaces.iter().all(|n| n.kind != "mount"),
             rootless: self.rootless,
+            restoring: false,
             annotations: spec.annotations.clone(),
             hooks: crate::spec::Hooks {
                 poststart: spec.hooks.poststart.clone(),

@@ -80,6 +80,7 @@ impl Runtime {
 
 impl Making {
     fn restore(&mut self, runtime: &Runtime, mut request: Restore, spec: &Spec) -> Result<Started> {
+        self.record.restoring = true;
         self.directory.save(&self.record)?;
         let version = request.images.version()?;
         let namespaces = Namespaces::new(&spec.linux)?;
@@ -112,6 +113,8 @@ impl Making {
             scope.spawn(work).join().unwrap_or_else(ended)
         })?;
         let _ = fs::remove_dir(&root);
+        self.record.restoring = false;
+        self.directory.save(&self.record)?;
         let pidfd = process::pidfd_open(pid).context(|| format!("pidfd_open {pid}"))?;
         Ok(Started { pid, pidfd, warnings: std::mem::take(&mut self.warnings) })
     }

@@ -94,7 +94,8 @@ fn assert_goes_on(b: &Bundle, before: u64) {
 }
 
 fn delete(b: &Bundle) {
-    assert_eq!(b.call(&["delete", "--force", &b.id]).code, 0);
+    let said = b.call(&["delete", "--force", &b.id]);
+    assert_eq!(said.code, 0, "{said:?}");
     b.assert_gone();
 }
 

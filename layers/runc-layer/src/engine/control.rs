@@ -139,6 +139,10 @@ impl Runtime {
                 return if force && (known || gone) { Ok(()) } else { Err(e) };
             }
         };
+        if force && record.restoring && record.cgroup.exists() {
+            // While CRIU traces the processes, those that are killed do not go.
+            record.cgroup.signal_all(libc::SIGKILL)?;
+        }
         match record.status(&directory)? {
             Status::Stopped => {}
             Status::Created => kill_init(&record)?,

@@ -178,6 +178,17 @@ async fn a_real_mirror() {
     let pulled = pull(&store, "r.test/x:1").await.unwrap();
     // It came through the mirror, which has it now and needs nobody.
     let by_digest = format!("r.test/x@{}", pulled.target.digest);
+    // docker-registry hands a blob on before it has kept it: the configuration and two layers.
+    let kept = two.join("registry/docker/registry/v2/repositories/x/_layers/sha256");
+    let count = || {
+        let entries = std::fs::read_dir(&kept).into_iter().flatten().flatten();
+        entries.filter(|blob| blob.path().join("link").exists()).count()
+    };
+    let begun = std::time::Instant::now();
+    while count() < 3 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the mirror keeps nothing");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     drop(upstream);
     let (_dir, other) = store_with(Some(hosts.path()), PATIENCE);
     let again = pull(&other, &by_digest).await.unwrap();

@@ -1,10 +1,10 @@
 //! The commands that change containers.
 
-use std::path::PathBuf;
+use std::{os::fd::OwnedFd, path::PathBuf};
 
 use super::{Failure, Invocation, Outcome, attach::Attachment, options::Parsed, signals};
 use crate::{
-    Create, Error, Exec, ExecProcess, Result,
+    Create, Error, Exec, ExecProcess, Result, Started,
     error::Context,
     spec::{Process, Spec, decode},
     sys::credentials,
@@ -71,28 +71,43 @@ pub(super) fn run(invocation: &Invocation<'_>) -> Outcome {
         warn(invocation, &started.warnings);
         return Ok(0);
     }
-    let id = request.id.clone();
     if request.console_socket.is_some() {
-        return Err(failed(Error::Invalid(
-            "cannot use console socket if runc will not detach or allocate tty".into(),
-        )));
+        return Err(failed(without_console()));
     }
     let spec = Spec::load(&request.bundle).map_err(failed)?;
     let tty = spec.process.as_ref().is_some_and(|p| p.terminal);
+    let keep = invocation.options.on("--keep");
+    in_foreground(invocation, tty, keep, |console| {
+        request.console = console;
+        invocation.runtime.run_spec(request, spec)
+    })
+    .map_err(failed)
+}
+
+/// runc's refusal of a console socket in the foreground.
+pub(super) fn without_console() -> Error {
+    Error::Invalid("cannot use console socket if runc will not detach or allocate tty".into())
+}
+
+/// Stays with the container that `begin` makes, whose terminal comes to the socket that it is given,
+/// and removes it in the end unless it is to `keep`; answers the exit code.
+pub(super) fn in_foreground(
+    invocation: &Invocation<'_>,
+    tty: bool,
+    keep: bool,
+    begin: impl FnOnce(Option<OwnedFd>) -> Result<Started>,
+) -> Result<u8> {
     if !invocation.options.on("--no-subreaper") {
         // What the container's process leaves behind is ours to wait for.
         let _ = credentials::become_subreaper();
     }
-    let (attachment, console) = Attachment::new(tty).map_err(failed)?;
-    request.console = console;
-    let started = invocation.runtime.run_spec(request, spec).map_err(failed)?;
+    let (attachment, console) = Attachment::new(tty)?;
+    let started = begin(console)?;
     warn(invocation, &started.warnings);
-    let code = attachment.stay(&started).map_err(failed);
-    if !invocation.options.on("--keep") {
-        invocation
-            .runtime
-            .remove(&id, true, &mut |w| invocation.log.warning(&w))
-            .map_err(failed)?;
+    let code = attachment.stay(&started);
+    if !keep {
+        let mut warned = |w: String| invocation.log.warning(&w);
+        invocation.runtime.remove(id(invocation), true, &mut warned)?;
     }
     Ok(code? as u8)
 }
@@ -198,9 +213,7 @@ pub(super) fn exec(invocation: &Invocation<'_>) -> Outcome {
         return Ok(0);
     }
     if request.console_socket.is_some() {
-        let wrong = Error::Invalid(
-            "cannot use console socket if runc will not detach or allocate tty".into(),
-        );
+        let wrong = without_console();
         return Err(failed(invocation.runtime.executable(&request.id).err().unwrap_or(wrong)));
     }
     let (attachment, console) = Attachment::new(tty).map_err(failed)?;

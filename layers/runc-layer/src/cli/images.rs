@@ -4,12 +4,11 @@ use std::path::PathBuf;
 
 use super::{
     Failure, Invocation, Outcome,
-    attach::Attachment,
-    commands::{id, path, warn},
-    options::{Option_, Parsed, flag, value},
+    commands::{id, in_foreground, path, warn, without_console},
+    options::{Option_, Parsed, flag, number, value},
 };
 use crate::{
-    CgroupsMode, Checkpoint, Error, Images, Restore, engine::in_user_namespace, spec::Spec,
+    CgroupsMode, Checkpoint, Images, Restore, engine::in_user_namespace, spec::Spec,
     sys::credentials,
 };
 
@@ -22,7 +21,7 @@ pub(super) const CHECKPOINT: [Option_; 15] = [
     flag(&["--ext-unix-sk"]),
     flag(&["--shell-job"]),
     flag(&["--lazy-pages"]),
-    value(&["--status-fd"]),
+    number(&["--status-fd"]),
     value(&["--page-server"]),
     flag(&["--file-locks"]),
     flag(&["--pre-dump"]),
@@ -127,21 +126,12 @@ pub(super) fn restore(invocation: &Invocation<'_>) -> Outcome {
         return Ok(0);
     }
     if request.console_socket.is_some() {
-        return Err(Error::Invalid(
-            "cannot use console socket if runc will not detach or allocate tty".into(),
-        )
-        .into());
+        return Err(without_console().into());
     }
     let spec = Spec::load(&request.bundle)?;
     let tty = spec.process.as_ref().is_some_and(|p| p.terminal);
-    if !o.on("--no-subreaper") {
-        let _ = credentials::become_subreaper();
-    }
-    let (attachment, console) = Attachment::new(tty)?;
-    request.console = console;
-    let started = invocation.runtime.restore(request)?;
-    warn(invocation, &started.warnings);
-    let code = attachment.stay(&started);
-    invocation.runtime.delete(id(invocation), true)?;
-    Ok(code? as u8)
+    Ok(in_foreground(invocation, tty, false, |console| {
+        request.console = console;
+        invocation.runtime.restore(request)
+    })?)
 }

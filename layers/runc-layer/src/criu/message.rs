@@ -5,6 +5,14 @@
 pub(crate) struct Message(Vec<u8>);
 
 impl Message {
+    /// A name and what it stands for, as many of CRIU's messages are.
+    pub(crate) fn pair(name: &str, value: &str) -> Message {
+        let mut pair = Message::default();
+        pair.text(1, name);
+        pair.text(2, value);
+        pair
+    }
+
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.0.push(value as u8 | 0x80);

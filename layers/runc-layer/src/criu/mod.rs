@@ -5,6 +5,7 @@
 //! its images/rpc.proto, as of CRIU 3.17.
 
 pub(crate) mod message;
+pub(crate) mod option;
 mod session;
 
 pub(crate) use message::Message;

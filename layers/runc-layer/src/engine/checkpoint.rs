@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Errno, Error, Result,
     cgroup::Hierarchies,
-    criu::{self, Feature, Kind, Message, Session},
+    criu::{self, Feature, Kind, Message, Session, option},
     error::Context,
     plan::{Rootfs, RootfsContext},
     spec::Spec,
@@ -108,27 +108,27 @@ impl Runtime {
         options: &mut Options,
     ) -> Result<()> {
         let o = &mut options.message;
-        o.number(2, record.pid.into());
-        o.flag(3, request.leave_running);
-        o.text(13, &record.rootfs.to_string_lossy());
+        o.number(option::PID, record.pid.into());
+        o.flag(option::LEAVE_RUNNING, request.leave_running);
+        o.text(option::ROOT, &record.rootfs.to_string_lossy());
         for kind in ["network", "pid"] {
             let Some(path) = images::joined(spec, kind) else { continue };
             let inode = fs::metadata(path).context(|| format!("stat {path}"))?.ino();
             let name = if kind == "pid" { "pid" } else { "net" };
-            o.text(37, &format!("{name}[{inode}]:{}", images::namespace_key(kind)));
+            o.text(option::EXTERNAL, &format!("{name}[{inode}]:{}", images::namespace_key(kind)));
         }
         if let Some(freezer) = record.cgroup.directory("freezer") {
-            o.text(44, &freezer.to_string_lossy());
+            o.text(option::FREEZE_CGROUP, &freezer.to_string_lossy());
         }
         if let Some((address, port)) = &request.page_server {
             let mut server = Message::default();
             server.text(1, address);
             server.number(2, (*port).into());
-            o.message(11, &server);
+            o.message(option::PAGE_SERVER, &server);
         }
         if let Some(parent) = &request.parent {
-            o.text(14, &parent.to_string_lossy());
-            o.flag(15, true);
+            o.text(option::PARENT_IMG, &parent.to_string_lossy());
+            o.flag(option::TRACK_MEM, true);
         }
         if request.pre_dump {
             return Ok(());

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     Error, Result,
-    criu::{self, Message},
+    criu::{self, Message, option},
     error::Context,
     plan::{Rootfs, Work},
     spec::Spec,
@@ -114,33 +114,33 @@ impl Images {
         }
         let images = open(&self.directory)?;
         let mut o = Message::default();
-        o.number(1, images.as_raw_fd().into());
-        o.flag(4, self.external_sockets);
-        o.flag(5, self.tcp_established);
-        o.flag(7, self.shell_job);
-        o.flag(8, self.file_locks);
+        o.number(option::IMAGES_DIR_FD, images.as_raw_fd().into());
+        o.flag(option::EXT_UNIX_SK, self.external_sockets);
+        o.flag(option::TCP_ESTABLISHED, self.tcp_established);
+        o.flag(option::SHELL_JOB, self.shell_job);
+        o.flag(option::FILE_LOCKS, self.file_locks);
         // Everything but the talk of its parts with each other.
-        o.number(9, 4);
-        o.text(10, log);
-        o.flag(12, true);
-        o.flag(16, self.auto_dedup);
-        o.flag(24, true);
-        o.number(34, self.cgroups as i64);
-        o.number(38, if self.empty_network { libc::CLONE_NEWNET.into() } else { 0 });
-        o.flag(48, self.lazy_pages);
-        o.flag(50, true);
+        o.number(option::LOG_LEVEL, 4);
+        o.text(option::LOG_FILE, log);
+        o.flag(option::NOTIFY_SCRIPTS, true);
+        o.flag(option::AUTO_DEDUP, self.auto_dedup);
+        o.flag(option::MANAGE_CGROUPS, true);
+        o.number(option::MANAGE_CGROUPS_MODE, self.cgroups as i64);
+        o.number(option::EMPTY_NS, if self.empty_network { libc::CLONE_NEWNET.into() } else { 0 });
+        o.flag(option::LAZY_PAGES, self.lazy_pages);
+        o.flag(option::ORPHAN_PTS_MASTER, true);
         // What is in it counts more than all this; without the file nothing does (runc 1.1).
         match spec.annotations.get("org.criu.config").map(String::as_str) {
             Some("") => {}
-            Some(file) => o.text(51, file),
-            None => o.text(51, "/etc/criu/runc.conf"),
+            Some(file) => o.text(option::CONFIG_FILE, file),
+            None => o.text(option::CONFIG_FILE, "/etc/criu/runc.conf"),
         }
         let mut open_directories = vec![images];
         let mut place = &self.directory;
         if let Some(work) = &self.work {
             make(work)?;
             let directory = open(work)?;
-            o.number(17, directory.as_raw_fd().into());
+            o.number(option::WORK_DIR_FD, directory.as_raw_fd().into());
             open_directories.push(directory);
             place = work;
         }
@@ -152,10 +152,7 @@ impl Options {
     /// What is mounted from outside, under the name that it has in the images: at a checkpoint the
     /// path in the container, at a restore its source.
     pub(super) fn external_mount(&mut self, key: &str, value: &str) {
-        let mut mount = Message::default();
-        mount.text(1, key);
-        mount.text(2, value);
-        self.message.message(23, &mount);
+        self.message.message(option::EXT_MNT, &Message::pair(key, value));
     }
 
     /// A failure of CRIU's with the place of its log and the first error there.
@@ -186,8 +183,8 @@ fn open(path: &Path) -> Result<OwnedFd> {
 /// The path of the namespace of `kind` that the container joined; `None` when it is its own or the
 /// runtime's.
 pub(super) fn joined<'a>(spec: &'a Spec, kind: &str) -> Option<&'a str> {
-    let namespaces = spec.linux.namespaces.iter();
-    namespaces.filter(|n| n.kind == kind && !n.path.is_empty()).map(|n| n.path.as_str()).next()
+    let mut namespaces = spec.linux.namespaces.iter();
+    namespaces.find(|n| n.kind == kind && !n.path.is_empty()).map(|n| n.path.as_str())
 }
 
 /// The name of a joined namespace in the images (runc 1.1).

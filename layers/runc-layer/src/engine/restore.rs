@@ -23,7 +23,7 @@ use super::{
 use crate::{
     Error, Result,
     cgroup::Hierarchies,
-    criu::{self, Kind, Message, Notice, Session},
+    criu::{self, Kind, Message, Notice, Session, option},
     error::Context,
     init::{hooks, report::hook_error},
     plan::{Console, HookCommand, Rootfs, c_path},
@@ -103,7 +103,7 @@ impl Making {
             let work = || {
                 show_root(&self.record.rootfs, &root)?;
                 let (mut options, inherited) = described(&request, version, spec, &rootfs)?;
-                options.message.text(13, &root.to_string_lossy());
+                options.message.text(option::ROOT, &root.to_string_lossy());
                 let images = &request.images;
                 let session = Session::start(images.program(), &inherited, images.shell_job)?;
                 let pid = self.talk(runtime, spec, session, &mut options, &mut talk);
@@ -130,10 +130,7 @@ impl Making {
     ) -> Result<i32> {
         self.enter(runtime, spec, session.pid())?;
         for (controller, path) in cgroups_of(session.pid())? {
-            let mut root = Message::default();
-            root.text(1, &controller);
-            root.text(2, &path);
-            options.message.message(25, &root);
+            options.message.message(option::CG_ROOT, &Message::pair(&controller, &path));
         }
         let request = criu::request(Kind::Restore, Some(&options.message));
         let answer = session.ask(&request, &mut |notice| talk.hear(self, notice))?;
@@ -248,8 +245,8 @@ fn described(
     let images = &request.images;
     let mut options = images.options(spec, "restore.log")?;
     for (field, name, value) in [
-        (53, "--lsm-profile", &request.lsm_profile),
-        (63, "--lsm-mount-context", &request.lsm_mount_context),
+        (option::LSM_PROFILE, "--lsm-profile", &request.lsm_profile),
+        (option::LSM_MOUNT_CONTEXT, "--lsm-mount-context", &request.lsm_mount_context),
     ] {
         if !value.is_empty() {
             if version < 31_600 {
@@ -259,8 +256,8 @@ fn described(
         }
     }
     // Devices may have other numbers, and the first process is a child of CRIU's parent.
-    options.message.flag(6, true);
-    options.message.flag(26, true);
+    options.message.flag(option::EVASIVE_DEVICES, true);
+    options.message.flag(option::RST_SIBLING, true);
     let mut inherited = Vec::new();
     for namespace in spec.linux.namespaces.iter().filter(|n| !n.path.is_empty()) {
         match namespace.kind.as_str() {
@@ -270,17 +267,15 @@ fn described(
                     Error::Invalid(format!("Requested network namespace {path} does not exist"))
                 })?;
                 let key = images::namespace_key(kind);
-                options.message.message(27, &inherits(key, opened.as_raw_fd()));
+                options.message.message(option::INHERIT_FD, &inherits(key, opened.as_raw_fd()));
                 inherited.push(opened.into());
             }
             "cgroup" => {
                 return Err(Error::Invalid("Do not know how to handle namespace NEWCGROUP".into()));
             }
             kind => {
-                let mut join = Message::default();
-                join.text(1, if kind == "mount" { "mnt" } else { kind });
-                join.text(2, &namespace.path);
-                options.message.message(39, &join);
+                let name = if kind == "mount" { "mnt" } else { kind };
+                options.message.message(option::JOIN_NS, &Message::pair(name, &namespace.path));
             }
         }
     }
@@ -297,7 +292,7 @@ fn described(
         if was.contains("pipe:") {
             let own = file::borrow(fd).try_clone_to_owned();
             let own = own.context(|| "dup a standard stream".to_owned())?;
-            options.message.message(27, &inherits(was, own.as_raw_fd()));
+            options.message.message(option::INHERIT_FD, &inherits(was, own.as_raw_fd()));
             inherited.push(own);
         }
     }
